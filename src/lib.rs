@@ -1,1 +1,24 @@
+//! Edge agent for Linux gateways: reads Modbus and serial devices, keeps every reading in
+//! SQLite, and delivers it over TLS MQTT.
 
+pub mod model;
+
+pub mod backoff;
+pub mod broker;
+pub mod modbus;
+pub mod serial;
+pub mod wire;
+
+pub mod config;
+pub mod metrics;
+pub mod notify;
+pub mod store;
+
+pub mod bus;
+pub mod control;
+pub mod hub;
+pub mod uplink;
+
+pub mod app;
+pub mod cli;
+pub mod supervise;

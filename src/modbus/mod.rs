@@ -1,0 +1,5 @@
+//! Modbus: what the words mean, which requests fetch them, and one call on the wire.
+
+pub mod client;
+pub mod codec;
+pub mod plan;

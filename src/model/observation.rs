@@ -1,0 +1,25 @@
+//! What a bus tells the hub. Nothing about a device enters the house in another way.
+
+use super::ids::DeviceIndex;
+use super::reading::Reading;
+use super::time::Timestamp;
+use super::value::Cause;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    pub device: DeviceIndex,
+    /// When the answer that carries the readings had arrived in full, or when the fault
+    /// was noticed.
+    pub at: Timestamp,
+    pub seen: Seen,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    /// In the order of the points; never empty.
+    Readings(Vec<Reading>),
+    /// The device stopped answering. Said once, until `Back`.
+    Silent(Cause),
+    /// The device answers again. Said once after `Silent`.
+    Back,
+}

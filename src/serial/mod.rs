@@ -1,0 +1,5 @@
+//! Serial lines: the port itself, and devices that speak lines of text.
+
+pub mod frame;
+pub mod parse;
+pub mod port;
