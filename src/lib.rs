@@ -6,6 +6,7 @@ pub mod model;
 pub mod backoff;
 pub mod broker;
 pub mod modbus;
+pub mod packed;
 pub mod serial;
 pub mod wire;
 
