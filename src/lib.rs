@@ -11,6 +11,7 @@ pub mod serial;
 pub mod wire;
 
 pub mod config;
+pub mod identity;
 pub mod metrics;
 pub mod notify;
 pub mod store;

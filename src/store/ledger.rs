@@ -5,8 +5,8 @@
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::outbox::Dropped;
 use super::{Error, Store, lock};
+use crate::model::row::Dropped;
 use crate::model::time::Timestamp;
 
 /// About a year of one device losing something each hour. Then the oldest are folded.

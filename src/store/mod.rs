@@ -27,7 +27,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
-use crate::model::ids::{DeviceName, PointName};
+use crate::model::row::{Boot, Layout, OutboxId};
 use crate::model::time::Timestamp;
 
 /// Named by what the caller does next.
@@ -62,45 +62,6 @@ impl From<rusqlite::Error> for Error {
             Some(Code::DatabaseCorrupt | Code::NotADatabase) => Error::Corrupt(e.to_string()),
             _ => Error::Sql(e),
         }
-    }
-}
-
-/// A row's place in the outbox. Grows for ever, is never used twice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OutboxId(pub i64);
-
-/// Identifies a list of point names that rows refer to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LayoutId(pub i64);
-
-/// What a row needs to be read without the configuration that wrote it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
-    pub device: DeviceName,
-    pub points: Vec<(PointName, Option<String>)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Packed readings ([`crate::packed`]).
-    Telemetry,
-    /// JSON, ready to send.
-    Fault,
-    Gap,
-}
-
-/// Which start of the process took a reading: the file's own random number and the count of
-/// starts on it, so that (boot, device, seq) names one reading for ever, also when the file
-/// was replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Boot {
-    pub store_id: u32,
-    pub count: i64,
-}
-
-impl std::fmt::Display for Boot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:08x}-{}", self.store_id, self.count)
     }
 }
 

@@ -4,34 +4,10 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::{Boot, Error, Kind, Layout, LayoutId, OutboxId, PAGE_BYTES, Store, Tally, ledger, lock};
+use super::{Error, PAGE_BYTES, Store, Tally, ledger, lock};
 use crate::model::ids::{DeviceName, PointName};
+use crate::model::row::{Boot, Dropped, Kind, Layout, LayoutId, NewRow, OutboxId, Reason, Row};
 use crate::model::time::{CLOCK_PLAUSIBLE_FROM, Timestamp};
-
-/// A row to append.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewRow {
-    pub kind: Kind,
-    pub layout: LayoutId,
-    pub seq: u64,
-    pub readings: u32,
-    pub first: Timestamp,
-    pub last: Timestamp,
-    pub payload: Vec<u8>,
-}
-
-/// A row to send.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Row {
-    pub id: OutboxId,
-    pub kind: Kind,
-    pub layout: Arc<Layout>,
-    pub boot: Boot,
-    pub seq: u64,
-    pub readings: u32,
-    pub first: Timestamp,
-    pub payload: Vec<u8>,
-}
 
 /// Acknowledged and not yet deleted: few runs, because acks come nearly in order.
 #[derive(Debug, Default)]
@@ -62,40 +38,6 @@ impl Acked {
 
     pub fn rows(&self) -> usize {
         self.rows
-    }
-}
-
-/// What a trim took away, per device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dropped {
-    pub device: DeviceName,
-    pub reason: Reason,
-    pub readings: u64,
-    pub first: Timestamp,
-    pub last: Timestamp,
-}
-
-/// Why readings left the outbox without a PUBACK.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// Older than `store.max_age`.
-    Expired,
-    /// The oldest had to make room.
-    StoreFull,
-    /// The broker refused the message, or hung up on it twice.
-    DeadLetter,
-    /// A damaged file was set aside, and these could not be read from it.
-    Corrupt,
-}
-
-impl Reason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::Expired => "expired",
-            Reason::StoreFull => "store-full",
-            Reason::DeadLetter => "dead-letter",
-            Reason::Corrupt => "corrupt",
-        }
     }
 }
 
@@ -301,6 +243,7 @@ impl Store {
     pub fn dead_letter(
         &self,
         id: OutboxId,
+        reason: Reason,
         now: Timestamp,
         render: &dyn Fn(&Dropped) -> Vec<u8>,
     ) -> Result<Vec<Dropped>, Error> {
@@ -308,7 +251,7 @@ impl Store {
         let mut tally = w.tally;
         let boot = self.boot.count;
         let dropped = w.transaction(|t| {
-            let dropped = drop_rows(t, id.0, id.0, Reason::DeadLetter, now, &mut tally)?;
+            let dropped = drop_rows(t, id.0, id.0, reason, now, &mut tally)?;
             append_gaps(t, boot, &dropped, now, &mut tally, render)?;
             write_tally(t, &tally)?;
             Ok(dropped)

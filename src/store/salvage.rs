@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Row, params};
 
-use super::outbox::{Dropped, Reason};
-use super::{Error, LayoutId, Store, connect, ledger, outbox};
+use super::{Error, Store, connect, ledger, outbox};
 use crate::model::ids::{DeviceName, PointName};
+use crate::model::row::{Dropped, LayoutId, Reason};
 use crate::model::time::Timestamp;
 
 pub fn is_marked(path: &Path) -> bool {
