@@ -2,4 +2,6 @@
 
 pub mod client;
 pub mod codec;
+pub mod kind;
+pub mod order;
 pub mod plan;
