@@ -5,6 +5,7 @@ pub mod model;
 
 pub mod backoff;
 pub mod broker;
+pub mod channel;
 pub mod modbus;
 pub mod packed;
 pub mod serial;
