@@ -24,9 +24,13 @@ pub enum Pause {
 
 impl Pause {
     pub fn exact() -> Pause {
+        // Deprecated for types that may change their descriptor behind its back, which an
+        // `OwnedFd` cannot; its successor would need `unsafe`.
+        #[allow(deprecated)]
+        let register = AsyncFd::new;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
             .map_err(io::Error::from)
-            .and_then(AsyncFd::register);
+            .and_then(register);
         timer.map_or(Pause::Coarse, Pause::Exact)
     }
 
