@@ -2,4 +2,7 @@
 
 pub mod client;
 pub mod codec;
+pub mod kind;
+pub mod load;
+pub mod order;
 pub mod plan;
