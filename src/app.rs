@@ -123,7 +123,10 @@ impl<L: Link> App<L> {
         ended
     }
 
-    fn hub(&self, observations: mpsc::Receiver<crate::model::observation::Observation>) -> Result<Hub, store::Error> {
+    fn hub(
+        &self,
+        observations: mpsc::Receiver<crate::model::observation::Observation>,
+    ) -> Result<Hub, store::Error> {
         let devices = self.config.devices.iter().map(|device| {
             let layout = self.store.layout(&device.name, &hub::apply::layout(device))?;
             Ok((device.clone(), layout))

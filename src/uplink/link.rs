@@ -298,9 +298,9 @@ async fn poll_v5(
     events: mpsc::Sender<Result<LinkEvent, LinkError>>,
     watchdog: Duration,
 ) {
-    use v5::mqttbytes::v5::{Packet, PubAckReason};
     use rumqttc::Outgoing;
     use v5::Event;
+    use v5::mqttbytes::v5::{Packet, PubAckReason};
     let translate = |event| match event {
         Event::Outgoing(Outgoing::Publish(id)) if id != 0 => Some(LinkEvent::Sent(id)),
         Event::Outgoing(Outgoing::Disconnect) => Some(LinkEvent::Disconnected),
