@@ -63,7 +63,7 @@ pub struct Message {
 }
 
 /// Makes connections. Scripted in tests.
-pub trait Link: Send + 'static {
+pub trait Link: Send + Sync + 'static {
     type Session: Session;
     /// Resolves after CONNACK.
     fn connect(&mut self, will: Message) -> impl Future<Output = Result<Self::Session, LinkError>> + Send;
