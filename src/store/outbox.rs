@@ -418,7 +418,7 @@ pub(super) fn append_gaps(
     Ok(())
 }
 
-fn used(db: &Connection) -> Result<u64, Error> {
+pub(super) fn used(db: &Connection) -> Result<u64, Error> {
     let pages: i64 = db.prepare_cached("PRAGMA page_count")?.query_row([], |r| r.get(0))?;
     let free: i64 = db.prepare_cached("PRAGMA freelist_count")?.query_row([], |r| r.get(0))?;
     Ok((pages - free) as u64 * PAGE_BYTES as u64)
