@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod codec;
+pub mod guess;
 pub mod kind;
 pub mod load;
 pub mod order;

@@ -214,7 +214,7 @@ fn scaled_numbers_are_what_a_person_expects() {
         ("uint64", "ffffffffffffffff", scaled(1.0, -1.0, None), "18446744073709551614"),
         ("int64", "0020000000000001", scaled(1000.0, 0.0, None), "9007199254740993000"),
         ("uint64", "ffffffffffffffff", scaled(10.0, 0.0, None), "1.844674407370955e+20"),
-        ("uint64", "ffffffffffffffff", scaled(0.1, 0.0, None), "1.8446744073709552e+18"),
+        ("uint64", "ffffffffffffffff", scaled(0.1, 0.0, None), "1.8446744073709553e+18"),
     ] {
         check_transform(type_name, wire, transform, expected);
     }
