@@ -19,6 +19,9 @@ pub mod poll;
 pub mod schedule;
 pub mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
