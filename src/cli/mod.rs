@@ -75,7 +75,7 @@ enum Verb {
     /// Print the requests per bus before going live: bytes, wire time, load
     Plan,
     /// Say what registers mean in a type and order; without a type: in every plausible one
-    Decode(pending::decode::Args),
+    Decode(decode::Args),
     /// Read one point or address now
     Read(read::Args),
     /// Show what waits in the store, since when, and what was lost on the way
@@ -125,7 +125,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Check => Ok(pending::check::run(config, json)),
         Verb::Config { default } => pending::show_config::run(config, default, json),
         Verb::Plan => pending::plan::run(&load(config)?, json),
-        Verb::Decode(args) => pending::decode::run(args),
+        Verb::Decode(args) => decode::run(args),
         Verb::Read(args) => read::run(&args, &load(config)?, json),
         Verb::Outbox => outbox::run(&load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
@@ -135,7 +135,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// The whole configuration or all of its mistakes.
 fn load(path: Option<&Path>) -> anyhow::Result<Config> {
-    pending::config::load(path).map_err(|errors| Failure::new(exit::CONFIG, errors.to_string()).into())
+    crate::config::load::load(path).map_err(|errors| Failure::new(exit::CONFIG, errors.to_string()).into())
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {

@@ -3,37 +3,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-pub mod config {
-    use super::*;
-
-    pub fn load(_path: Option<&Path>) -> Result<crate::config::Config, &'static str> {
-        Err("the configuration room is still being built")
-    }
-}
-
-pub mod app {
-    use std::sync::Arc;
-
-    use tokio_util::sync::CancellationToken;
-
-    pub struct App;
-
-    impl App {
-        pub fn build(_config: crate::config::Config) -> Result<App, std::io::Error> {
-            Ok(App)
-        }
-
-        pub fn metrics(&self) -> Arc<crate::metrics::Metrics> {
-            Arc::default()
-        }
-
-        pub async fn run(self, stop: CancellationToken) -> Result<(), std::io::Error> {
-            stop.cancelled().await;
-            Ok(())
-        }
-    }
-}
-
 pub mod bus {
     use crate::channel::What;
     use crate::model::device::{Bus, Device};
@@ -65,17 +34,6 @@ pub mod plan {
     use super::*;
 
     pub fn run(_config: &crate::config::Config, _json: bool) -> anyhow::Result<ExitCode> {
-        anyhow::bail!("still being built")
-    }
-}
-
-pub mod decode {
-    use super::*;
-
-    #[derive(clap::Args)]
-    pub struct Args {}
-
-    pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
         anyhow::bail!("still being built")
     }
 }

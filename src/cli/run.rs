@@ -17,8 +17,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::pending::app::App;
 use super::{Failure, exit};
+use crate::app::App;
 use crate::config::{Config, Log, LogFormat};
 
 /// SQLite's work is one writer and an occasional reader; the rest is for name lookups.
