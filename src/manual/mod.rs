@@ -12,6 +12,12 @@ mod tests {
 
     use serde_json::Value;
 
+    use crate::model::ids::PointIndex;
+    use crate::model::reading::{Measured, Reading};
+    use crate::model::time::Timestamp;
+    use crate::model::value::{self as model, Cause};
+    use crate::wire::payload::{self, Head, Telemetry};
+
     fn file(name: &str) -> String {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
     }
@@ -36,6 +42,38 @@ mod tests {
             let payload: Value = serde_json::from_str(&text).unwrap();
             let errors: Vec<String> = schema.iter_errors(&payload).map(|e| e.to_string()).collect();
             assert!(errors.is_empty(), "{text}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_obeys_the_schema() {
+        let schema = schema();
+        let check = |payload: Vec<u8>| {
+            let payload: Value = serde_json::from_slice(&payload).unwrap();
+            let errors: Vec<String> = schema.iter_errors(&payload).map(|e| e.to_string()).collect();
+            assert!(errors.is_empty(), "{payload}: {errors:?}");
+        };
+        let (gateway, device, boot) = ("gw-1".into(), "meter-1".into(), "0badcafe-3");
+        let points = [("a".into(), Some("V".into())), ("b".into(), None), ("c".into(), None)];
+        let mut telemetry =
+            Telemetry::new(Head { gateway: &gateway, device: &device, boot, seq: (7, 9) }, &points, 0);
+        let measured = [
+            Measured::Good(model::Value::Uint(u64::MAX)),
+            Measured::Uncertain(model::Value::Flags(vec!["alarm".into()]), Cause::OutOfRange),
+            Measured::Bad(Cause::Exception(2)),
+        ];
+        let readings = measured.into_iter().zip(0..);
+        telemetry
+            .group(Timestamp(5), readings.map(|(measured, i)| Reading { point: PointIndex(i), measured }));
+        check(telemetry.finish());
+        check(payload::fault(&gateway, &device, boot, Timestamp(5), Some(&Cause::Timeout)));
+        check(payload::fault(&gateway, &device, boot, Timestamp(5), None));
+        check(payload::gap(&gateway, &device, boot, "store-full", 3, (Timestamp(5), Timestamp(6))));
+        for (online, oldest) in [(true, Some(Timestamp(5))), (true, None), (false, None)] {
+            check(payload::status(&gateway, payload::Status { online, boot, readings_waiting: 3, oldest }));
+        }
+        for cause in Cause::PLAIN {
+            check(payload::fault(&gateway, &device, boot, Timestamp(5), Some(&cause)));
         }
     }
 
