@@ -5,11 +5,14 @@ pub mod model;
 
 pub mod backoff;
 pub mod broker;
+pub mod channel;
 pub mod modbus;
+pub mod packed;
 pub mod serial;
 pub mod wire;
 
 pub mod config;
+pub mod identity;
 pub mod metrics;
 pub mod notify;
 pub mod store;
