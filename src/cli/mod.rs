@@ -42,7 +42,7 @@ const EXIT_CODES: &str = "Exit codes:
    2  the command line was not understood
   64  the configuration is wrong; every mistake is named
   69  the agent, or the device behind it, cannot be reached
-  74  a file, the store or a line could not be read or written
+  74  a file or the store could not be read or written
   77  the agent refused: not root, not its user, not in its group";
 
 /// Edge agent: reads Modbus and serial devices, keeps every reading in SQLite, and delivers

@@ -112,7 +112,7 @@ fn directly(config: &Config, read: &Read) -> anyhow::Result<Shown> {
     let bus = &config.buses[resolved.bus];
     let measured = runtime
         .block_on(read_once(bus, &config.devices, resolved.what))
-        .map_err(|e| Failure::new(exit::IO, format!("{}: {e}", bus.name)))?;
+        .map_err(|e| Failure::new(exit::UNREACHABLE, format!("{}: {e}", bus.name)))?;
     Ok(Shown::new(&measured, resolved.unit))
 }
 
