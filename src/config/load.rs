@@ -191,7 +191,7 @@ pub fn parse(name: &str, text: String, report: &mut Report) -> Option<(Arc<Sourc
         return None;
     }
     match text.parse() {
-        Ok(table) => Some((Arc::new(Source::File { name: name.to_owned(), text }), table)),
+        Ok(table) => Some((Arc::new(Source::file(name, text)), table)),
         Err(e) => {
             report.push(plain_mistake(Path::new(name), e.to_string(), String::new()));
             None
@@ -358,7 +358,7 @@ fn environment_key(path: &str, name: &str, value: &str) -> Result<(), (String, S
 fn environment_words(error: &config::ConfigError, value: &str) -> (String, String) {
     match error {
         config::ConfigError::Type { expected, .. } => {
-            (format!("\"{value}\" does not fit"), format!("expected {expected}"))
+            explain(&format!("invalid value: \"{value}\", expected {expected}"))
         }
         config::ConfigError::At { error, .. } => environment_words(error, value),
         other => explain(&other.to_string()),

@@ -72,9 +72,11 @@ fn register(
     }
     let encoding = encoding(raw, place, owner, report);
     let transform = transform(raw, encoding.as_ref().map(|e| &e.kind), place, report);
-    let (table, encoding) = (table(raw.table?), encoding?);
+    // After a mistake the plainest register will do: the address is still looked at.
+    let table = raw.table.map_or(Table::Holding, table);
+    let encoding = encoding.unwrap_or(Encoding { kind: Kind::Uint16, order: Order::big(2) });
     let count = if table.is_bits() { 1 } else { encoding.registers() };
-    if table.is_bits() && encoding.kind != Kind::Bool {
+    if table.is_bits() && encoding.kind != Kind::Bool && raw.r#type.is_some() {
         report.error(
             place,
             "type",
