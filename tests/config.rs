@@ -49,6 +49,49 @@ fn every_case_reads_as_expected() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A configuration in a folder of its own, with one more file beside it.
+fn read_beside(text: &str, beside: &str, content: &str, mode: u32) -> fieldgate::config::Config {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (file, beside) = (folder.path().join("fieldgate.toml"), folder.path().join(beside));
+    fs::write(&file, text).unwrap();
+    fs::write(&beside, content).unwrap();
+    fs::set_permissions(&beside, fs::Permissions::from_mode(mode)).unwrap();
+    load_with(&file, std::iter::empty()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn a_password_file_is_read_without_its_newline_and_others_must_not_read_it() {
+    let text = "[gateway]\nname = \"g\"\n[uplink]\nurl = \"mqtts://b\"\nusername = \"Bob\"\n\
+                password_file = \"password\"\n";
+    for (content, mode, password, warnings) in [
+        ("s3cret\n", 0o600, "s3cret", 0),
+        ("s3cret\r\n", 0o400, "s3cret", 0),
+        (" two words ", 0o640, " two words ", 1),
+        ("s3cret", 0o604, "s3cret", 1),
+    ] {
+        let config = read_beside(text, "password", content, mode);
+        let login = config.uplink.login.unwrap();
+        assert_eq!((login.username.as_str(), login.password.as_str()), ("Bob", password));
+        assert_eq!(config.warnings.len(), warnings, "{mode:o}: {:?}", config.warnings);
+        assert!(config.warnings.iter().all(|w| w.contains("chmod 0600") && !w.contains("s3cret")));
+    }
+}
+
+#[test]
+fn the_printed_configuration_holds_no_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fieldgate.toml");
+    fs::write(&file, "[gateway]\nname = \"g\"\n[uplink]\nurl = \"mqtts://b\"\nusername = \"Bob\"\n").unwrap();
+    let secret = ("FIELDGATE__UPLINK__PASSWORD".to_owned(), "s3cret".to_owned());
+    let mut report = fieldgate::config::errors::Report::default();
+    let layered = fieldgate::config::load::layers(&file, [secret].into_iter(), &mut report).unwrap();
+    assert!(report.is_clean());
+    assert_eq!(layered.uplink.raw.password.as_deref(), Some("s3cret"));
+    let printed = fieldgate::cli::show_config::merged(&layered).to_string();
+    assert!(printed.contains("Bob") && !printed.contains("s3cret"), "{printed}");
+}
+
 /// The sample with its examples and defaults, read from a folder of its own.
 mod sample {
     use std::collections::BTreeSet;

@@ -213,12 +213,20 @@ pub fn section<T: Table>(table: &toml::Table, place: &Place, report: &mut Report
         }
         let alone = toml::Table::from_iter([(key.clone(), value.clone())]);
         if let Err(e) = alone.try_into::<T>() {
-            let (message, help) = explain(e.message());
+            let (message, help) = match is_secret(key) {
+                true => ("is not text".into(), "text in quotes".into()),
+                false => explain(e.message()),
+            };
             report.error(place, key, message, help);
             good.remove(key);
         }
     }
     good.try_into().unwrap_or_default()
+}
+
+/// A value that no message may repeat.
+fn is_secret(key: &str) -> bool {
+    key == "password"
 }
 
 /// The tables of the list `[[key]]`, with their places.

@@ -49,6 +49,9 @@ pub fn apply(devices: &mut [DeviceEntry], directory: &Path, report: &mut Report)
             found.flatten()
         });
         if let Some(model) = model {
+            // Two overrides of one point would be merged in silence.
+            let own = device.points.iter().map(|p| (p.raw.name.as_deref(), &p.place));
+            super::validate::names::unique(own, "point", report);
             lay_over(device, model);
         }
     }

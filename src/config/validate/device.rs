@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::names;
 use super::point::{self, Owner};
+use super::register;
 use super::values::{DAY, HOUR, Reader, SECOND};
 use crate::config::errors::{Place, Report};
 use crate::config::load::DeviceEntry;
@@ -158,7 +159,7 @@ fn limits(raw: &raw::Device, place: &Place, report: &mut Report) -> RequestLimit
                 report.error(place, &key, format!("{first} to {last} is no range of addresses"), help);
                 return None;
             }
-            Some(AddressRange { table: point::table(table), first: first - base, last: last - base })
+            Some(AddressRange { table: register::table(table), first: first - base, last: last - base })
         })
         .collect();
     RequestLimits {
