@@ -59,7 +59,7 @@ impl Serialize for Span {
 impl Serialize for Size {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        match UNITS.iter().find(|(unit, _)| self.0 >= *unit && self.0 % unit == 0) {
+        match UNITS.iter().find(|(unit, _)| self.0 >= *unit && self.0.is_multiple_of(*unit)) {
             Some((unit, name)) => serializer.collect_str(&format_args!("{}{name}", self.0 / unit)),
             None => serializer.collect_str(&format_args!("{}B", self.0)),
         }
@@ -196,7 +196,9 @@ pub fn explain(message: &str) -> (String, String) {
         .and_then(|m| m.split_once(", expected "));
     match cut {
         Some((found, expected)) => {
-            (format!("{} does not fit", found.replace('`', "")), format!("expected {}", wanted(expected)))
+            let kinds = ["integer ", "floating point ", "string ", "boolean "];
+            let found = kinds.iter().find_map(|k| found.strip_prefix(k)).unwrap_or(found).replace('`', "");
+            (format!("{found} does not fit"), format!("expected {}", wanted(expected)))
         }
         None => (message.to_owned(), String::new()),
     }
@@ -210,6 +212,7 @@ fn wanted(expected: &str) -> String {
         "i64" | "u64" => "a whole number".into(),
         "f64" => "a number".into(),
         "a string" => "text in quotes".into(),
+        "an integer" | "an unsigned integer" => "a whole number".into(),
         "a boolean" => "true or false".into(),
         "a sequence" => "a list in [ ]".into(),
         "a map" => "a table { key = value }".into(),
