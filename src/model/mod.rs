@@ -12,4 +12,5 @@ pub mod reading;
 pub mod register;
 pub mod report;
 pub mod time;
+pub mod transform;
 pub mod value;
