@@ -1,15 +1,20 @@
 //! Edge agent for Linux gateways: reads Modbus and serial devices, keeps every reading in
 //! SQLite, and delivers it over TLS MQTT.
 
+pub mod manual;
+
 pub mod model;
 
 pub mod backoff;
 pub mod broker;
+pub mod channel;
 pub mod modbus;
+pub mod packed;
 pub mod serial;
 pub mod wire;
 
 pub mod config;
+pub mod identity;
 pub mod metrics;
 pub mod notify;
 pub mod store;

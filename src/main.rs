@@ -1,1 +1,7 @@
-fn main() {}
+//! argv → verb → exit code. Everything else is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fieldgate::cli::main()
+}

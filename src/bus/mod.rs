@@ -1,34 +1,317 @@
 //! One task per line or endpoint, the one owner of its transport.
+//!
+//! Constraints:
+//! - Reads of one line never overlap, and a frame on the wire is never abandoned: the stop
+//!   is looked at between calls.
+//! - Up blocks: when the hub cannot keep up, the task waits with its observation in hand,
+//!   and the polls that become due meanwhile are skipped and counted.
+//! - A dead unit costs its neighbours one request per attempt, at the pace of its own
+//!   backoff. A dead line costs nobody anything but the attempts to open it.
+//!
+//! The way of a reading: `schedule` says which device is due → `plans` says which requests
+//! that takes → `line` makes one transaction at a time → `poll` decodes → an observation
+//! with the time of its answer → the hub. Lines of text: `line` overhears → `lines` frames
+//! and parses → the same observation.
 
+pub mod line;
+pub mod plans;
+pub mod poll;
 pub mod schedule;
+pub mod wire;
 
-use tokio::sync::{mpsc, oneshot};
+#[cfg(test)]
+mod tests;
 
-use crate::model::device::Bus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::line::{Dial, Line};
+use self::poll::Station;
+use self::schedule::{Change, Due, Pace, Schedule};
+use crate::backoff::Backoff;
+pub use crate::channel::{OBSERVATIONS_MAX, READS_MAX, ReadRequest, What};
+use crate::metrics::{DeviceMetrics, Metrics};
+use crate::model::device::{Bus, Device, ModbusDevice, Protocol, RequestLimits, WriteFunction};
 use crate::model::ids::DeviceIndex;
-use crate::model::observation::Observation;
-use crate::model::reading::Measured;
+use crate::model::observation::{Observation, Seen};
+use crate::model::reading::{Measured, Reading};
 use crate::model::register::RegisterPoint;
-use crate::model::time::Clock;
+use crate::model::time::{Clock, Timestamp};
+use crate::model::value::Cause;
 
-/// Readings that may wait between a bus and the hub. Small on purpose: when the hub cannot
-/// keep up, pressure belongs at the register (a skipped poll is counted), not in memory.
-pub const OBSERVATIONS_MAX: usize = 256;
+/// A device of interval zero whose addresses are all refused is told of this often.
+const NOTHING_TO_ASK: Duration = Duration::from_secs(1);
 
-/// Interactive reads that may wait for a line.
-pub const READS_MAX: usize = 4;
-
-/// "Read this now", from the technician's `fieldgate read` through the running agent.
-#[derive(Debug)]
-pub struct ReadRequest {
-    pub what: What,
-    pub answer: oneshot::Sender<Result<Measured, String>>,
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody takes the observations any more: the process is going down.
+    #[error("the hub is gone")]
+    HubGone,
 }
 
-#[derive(Debug)]
-pub enum What {
-    /// One register point of a device on this bus, with the device's own timing.
-    Point(DeviceIndex, RegisterPoint),
-    /// An address of a unit that no device of the configuration needs to describe.
-    Unit(u8, RegisterPoint),
+/// Everything a bus needs to run.
+pub struct BusTask {
+    pub bus: Bus,
+    /// The devices of this bus with their places in the configuration.
+    pub devices: Vec<(DeviceIndex, Device)>,
+    pub clock: Clock,
+    /// Of capacity [`OBSERVATIONS_MAX`].
+    pub observations: mpsc::Sender<Observation>,
+    /// Of capacity [`READS_MAX`].
+    pub reads: mpsc::Receiver<ReadRequest>,
+    pub metrics: Arc<Metrics>,
+    /// The place of this bus in `metrics.buses`.
+    pub bus_index: usize,
+    /// Of the jitter; the same seed gives the same day.
+    pub seed: u64,
+    pub dial: Dial,
+}
+
+impl BusTask {
+    /// Until `stop`, which ends the task between two calls.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let (mut work, mut reads) = Work::new(self, stop);
+        let mut reads_open = true;
+        while !work.stop.is_cancelled() {
+            while let Ok(request) = reads.try_recv() {
+                work.serve(request).await;
+            }
+            match work.decide() {
+                Step::Open => work.open().await,
+                Step::Poll(due) => work.poll(due).await?,
+                Step::Wait(until) => {
+                    work.line.rest();
+                    tokio::select! {
+                        biased;
+                        () = work.stop.cancelled() => {}
+                        request = reads.recv(), if reads_open => match request {
+                            Some(request) => work.serve(request).await,
+                            None => reads_open = false,
+                        },
+                        () = work.line.listen(), if work.listening => {}
+                        () = until_moment(until) => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn until_moment(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+enum Step {
+    Open,
+    Poll(Due),
+    Wait(Option<Instant>),
+}
+
+struct Work {
+    bus: Bus,
+    line: Line,
+    stations: Vec<Station>,
+    schedule: Schedule,
+    /// The groups of the poll at hand.
+    groups: Vec<u16>,
+    listening: bool,
+    start: Instant,
+    clock: Clock,
+    observations: mpsc::Sender<Observation>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+}
+
+impl Work {
+    fn new(task: BusTask, stop: CancellationToken) -> (Work, mpsc::Receiver<ReadRequest>) {
+        let mut random = fastrand::Rng::with_seed(task.seed);
+        let (mut stations, mut paces) = (Vec::new(), Vec::new());
+        for (index, device) in &task.devices {
+            let Protocol::Modbus(modbus) = &device.protocol else { continue };
+            let (intervals, groups) = poll::groups(&device.points);
+            stations.push(Station::new(*index, device, modbus.clone(), &groups));
+            paces.push(Pace {
+                intervals,
+                silent_after: modbus.silent_after,
+                backoff: Backoff::new(modbus.backoff_min, modbus.backoff_max, random.u64(..)),
+            });
+        }
+        let listening = false;
+        let line =
+            Line::new(&task.bus, task.dial, task.metrics.clone(), task.bus_index, listening, random.u64(..));
+        let work = Work {
+            bus: task.bus,
+            line,
+            stations,
+            schedule: Schedule::new(paces),
+            groups: Vec::new(),
+            listening,
+            start: Instant::now(),
+            clock: task.clock,
+            observations: task.observations,
+            metrics: task.metrics,
+            stop,
+        };
+        (work, task.reads)
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// What to do next. The only place that decides, and it waits for nothing.
+    fn decide(&mut self) -> Step {
+        let now = self.now();
+        if self.line.take_reopened() {
+            self.schedule.line_is_back(now);
+        }
+        let waiting_for_line = !self.stations.is_empty() && self.schedule.next_due().is_none();
+        let open_at = self.line.open_due(waiting_for_line);
+        if open_at.is_some_and(|at| at <= Instant::now()) {
+            return Step::Open;
+        }
+        if let Some(due) = self.schedule.take(now, &mut self.groups) {
+            return Step::Poll(due);
+        }
+        let poll_at = self.schedule.next_due().map(|due| self.start + due);
+        Step::Wait([open_at, poll_at].into_iter().flatten().min())
+    }
+
+    async fn open(&mut self) {
+        // Whether it worked shows at the next poll; the line itself says so in the log.
+        let _ = self.line.open().await;
+    }
+
+    async fn poll(&mut self, due: Due) -> Result<(), Error> {
+        let was_silent = self.schedule.is_silent(due.device);
+        let now = self.now();
+        let mut poll = self.stations[due.device].begin(&self.groups, now, was_silent);
+        let empty = poll.is_empty();
+        self.device(due.device).polls.add(1);
+        self.device(due.device).polls_skipped.add(due.skipped);
+        let (mut answered, mut told_good) = (false, false);
+        let mut cause = None;
+        loop {
+            let station = &mut self.stations[due.device];
+            let outcome = station.step(&mut poll, &self.bus.name, &mut self.line, &self.stop).await;
+            let at = self.clock.now();
+            if outcome.answered && !answered {
+                answered = true;
+                let back = self.schedule.answered(due.device) == Some(Change::Back);
+                self.note_answer(due.device);
+                if back {
+                    self.tell_back(due.device, at).await?;
+                }
+            }
+            told_good |= outcome.readings.iter().any(|r| r.measured.value().is_some());
+            cause = outcome.cause.or(cause);
+            // What a silent device does not answer was said once.
+            if !outcome.readings.is_empty() && (answered || !was_silent) {
+                self.tell(due.device, at, outcome.readings).await?;
+            }
+            if outcome.last || self.stop.is_cancelled() {
+                break;
+            }
+        }
+        let now = self.now();
+        let rest = if empty { NOTHING_TO_ASK } else { Duration::ZERO };
+        self.schedule.finished(due.device, now + rest);
+        if told_good {
+            self.device(due.device).last_good_ms.set(self.clock.now().as_millis());
+        } else {
+            self.device(due.device).polls_failed.add(1);
+        }
+        if let (false, Some(cause)) = (answered, cause) {
+            let gone = cause == Cause::BusGone;
+            if self.schedule.failed(due.device, now, gone) == Some(Change::Silent) {
+                self.tell_silent(due.device, cause).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&mut self, device: usize, at: Timestamp, readings: Vec<Reading>) -> Result<(), Error> {
+        self.device(device).readings.add(readings.len() as u64);
+        let index = self.stations[device].index;
+        self.send(Observation { device: index, at, seen: Seen::Readings(readings) }).await
+    }
+
+    fn note_answer(&mut self, device: usize) {
+        if !std::mem::replace(&mut self.stations[device].good, true) {
+            self.device(device).state.set("good");
+        }
+    }
+
+    async fn tell_back(&mut self, device: usize, at: Timestamp) -> Result<(), Error> {
+        let station = &self.stations[device];
+        let (index, unit_id) = (station.index, station.modbus.unit_id);
+        tracing::info!(bus = %self.bus.name, device = %station.name, unit_id, "device answers again");
+        self.send(Observation { device: index, at, seen: Seen::Back }).await
+    }
+
+    async fn tell_silent(&mut self, device: usize, cause: Cause) -> Result<(), Error> {
+        let station = &mut self.stations[device];
+        station.good = false;
+        let station = &self.stations[device];
+        let (index, unit_id) = (station.index, station.modbus.unit_id);
+        tracing::warn!(bus = %self.bus.name, device = %station.name, unit_id, cause = %cause, "device silent");
+        self.device(device).state.set(cause.to_string());
+        self.send(Observation { device: index, at: self.clock.now(), seen: Seen::Silent(cause) }).await
+    }
+
+    async fn send(&mut self, observation: Observation) -> Result<(), Error> {
+        self.observations.send(observation).await.map_err(|_| Error::HubGone)
+    }
+
+    fn device(&self, device: usize) -> &DeviceMetrics {
+        &self.metrics.devices[self.stations[device].index.at()]
+    }
+
+    /// A technician's read, between polls.
+    async fn serve(&mut self, request: ReadRequest) {
+        let read = match &request.what {
+            What::Unit(unit_id, point) => {
+                poll::read_now(&stranger(*unit_id), point, &mut self.line, &self.stop).await
+            }
+            What::Point(device, point) => {
+                let Some(station) = self.stations.iter().find(|s| s.index == *device) else {
+                    let _ = request.answer.send(Err("the device has no registers".to_owned()));
+                    return;
+                };
+                station.read_now(point, &mut self.line, &self.stop).await
+            }
+        };
+        // Whoever asked may have gone away; then nobody misses the answer.
+        let _ = request.answer.send(read.or_else(|e| match e.cause() {
+            Cause::BusGone => Err(e.to_string()),
+            cause => Ok(Measured::Bad(cause)),
+        }));
+    }
+}
+
+/// The timing for a unit that the configuration does not know.
+fn stranger(unit_id: u8) -> ModbusDevice {
+    ModbusDevice {
+        unit_id,
+        limits: RequestLimits::default(),
+        response_timeout: Duration::from_secs(1),
+        late_window: Duration::from_secs(1),
+        retries: 1,
+        busy_retries: 3,
+        busy_pause: Duration::from_millis(100),
+        pause_after_write: Duration::ZERO,
+        silent_after: 1,
+        backoff_min: Duration::from_secs(1),
+        backoff_max: Duration::from_secs(1),
+        hole_retry: Duration::ZERO,
+        write_function: WriteFunction::Auto,
+    }
 }

@@ -1,10 +1,13 @@
 //! The validated configuration. Whoever holds a [`Config`] need not check anything again.
 //!
-//! `raw` mirrors the TOML text, `load` finds and layers the files, `validate` turns the one
-//! into the other and reports every mistake at once.
+//! `raw` mirrors the TOML text, `load` finds and layers the files, `models` lays devices over
+//! their models, `validate` turns the one into the other and reports every mistake at once.
 
+pub mod errors;
 pub mod load;
+pub mod models;
 pub mod raw;
+pub mod text;
 pub mod validate;
 
 use std::path::PathBuf;
@@ -22,6 +25,8 @@ pub struct Config {
     pub buses: Vec<Bus>,
     /// In the order of the configuration; a `DeviceIndex` is a place in here.
     pub devices: Vec<Device>,
+    /// What is allowed but likely not meant; `check` shows them, the log gets them at start.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug)]

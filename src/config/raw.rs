@@ -1,1 +1,240 @@
-//! (to come)
+//! The configuration as it is written: a mirror of the TOML text, nothing checked yet.
+//!
+//! Every key is optional here, so that files, device models and overrides can be laid over
+//! one another (`over`); what is missing gets its default, or a mistake, in `validate`.
+//! Unknown keys are refused. `keys` lists the keys of a table, for suggestions and for the
+//! proof that the sample documents every one of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::text::{NumberOrText, Size, Span};
+
+/// What every table of the configuration can do.
+pub trait Table: DeserializeOwned + Default {
+    /// Its keys as they are written.
+    fn keys() -> impl Iterator<Item = &'static str> + Clone;
+}
+
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $ty:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$field_doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$ty>,)*
+        }
+
+        impl Table for $name {
+            fn keys() -> impl Iterator<Item = &'static str> + Clone {
+                const KEYS: &[&str] = &[$(stringify!($field)),*];
+                KEYS.iter().map(|k| k.trim_start_matches("r#"))
+            }
+        }
+
+        impl $name {
+            /// These values, and `base`'s where nothing is said here.
+            pub fn over(self, base: Self) -> Self {
+                Self { $($field: self.$field.or(base.$field)),* }
+            }
+        }
+    };
+}
+
+table!(
+    /// `[gateway]`
+    Gateway { name: String, status_socket: PathBuf, stop_grace: Span }
+);
+
+table!(
+    /// `[uplink]`
+    Uplink {
+        url: String,
+        insecure: bool,
+        protocol: Protocol,
+        client_id: String,
+        ca: PathBuf,
+        certificate: PathBuf,
+        key: PathBuf,
+        server_name: String,
+        alpn: Vec<String>,
+        username: String,
+        password: String,
+        password_file: PathBuf,
+        keep_alive: Span,
+        connect_timeout: Span,
+        window: u16,
+        topic: String,
+        status_topic: String,
+        status_interval: Span,
+        payload_max: Size,
+        messages_per_second: u32,
+        bytes_per_second: Size,
+        backlog_messages_per_second: u32,
+        reconnect_min: Span,
+        reconnect_max: Span,
+    }
+);
+
+table!(
+    /// `[store]`
+    Store {
+        path: PathBuf,
+        durability: Durability,
+        batch_window: Span,
+        interval: Span,
+        max_size: Size,
+        max_age: Span,
+    }
+);
+
+table!(
+    /// `[log]`
+    Log { level: String, format: LogFormat }
+);
+
+table!(
+    /// `[[bus]]`
+    Bus {
+        name: String,
+        transport: Transport,
+        path: PathBuf,
+        baud: u32,
+        data_bits: u8,
+        parity: Parity,
+        stop_bits: u8,
+        local_echo: bool,
+        rs485: Rs485,
+        host: String,
+        port: u16,
+        connect_timeout: Span,
+        pause_after_connect: Span,
+        pause_between_requests: Span,
+        silence: String,
+        close_after_poll: bool,
+        reconnect_min: Span,
+        reconnect_max: Span,
+    }
+);
+
+table!(
+    /// `rs485 = { ... }` of a bus
+    Rs485 {
+        rts_on_send: bool,
+        rts_after_send: bool,
+        rx_during_tx: bool,
+        delay_before_send: Span,
+        delay_after_send: Span,
+    }
+);
+
+table!(
+    /// `[[device]]`; its points and forbidden ranges stand beside it (see `load`).
+    Device {
+        name: String,
+        bus: String,
+        protocol: DeviceProtocol,
+        model: String,
+        unit_id: u8,
+        interval: Span,
+        byte_order: String,
+        address_base: u8,
+        max_registers: u16,
+        max_bits: u16,
+        max_gap: u16,
+        max_gap_bits: u16,
+        one_request_per_point: bool,
+        forbidden: Vec<Forbidden>,
+        response_timeout: Span,
+        late_window: Span,
+        retries: u8,
+        busy_retries: u8,
+        busy_pause: Span,
+        pause_after_write: Span,
+        silent_after: NumberOrText,
+        backoff_min: Span,
+        backoff_max: Span,
+        hole_retry: Span,
+        write_function: WriteFunction,
+        format: LineFormat,
+        pattern: String,
+        delimiter: String,
+        line_max: Size,
+        matching: String,
+        separator: String,
+        columns: Vec<String>,
+        separators: String,
+        assign: String,
+    }
+);
+
+table!(
+    /// `forbidden = [ { ... } ]` of a device
+    Forbidden { table: PointTable, first: u16, last: u16 }
+);
+
+table!(
+    /// `[[device.point]]`
+    Point {
+        name: String,
+        disabled: bool,
+        table: PointTable,
+        address: i64,
+        r#type: String,
+        bit: u8,
+        start: u8,
+        length: u8,
+        half: String,
+        registers: u16,
+        bytes: String,
+        padding: String,
+        order: String,
+        field: String,
+        decimal_comma: bool,
+        unit: String,
+        scale: f64,
+        offset: f64,
+        decimals: u8,
+        min: f64,
+        max: f64,
+        clamp: bool,
+        invalid: Vec<NumberOrText>,
+        scale_factor: i64,
+        r#enum: BTreeMap<String, String>,
+        flags: BTreeMap<String, String>,
+        interval: Span,
+        report: ReportWhen,
+        deadband: NumberOrText,
+        silence_min: Span,
+        silence_max: Span,
+    }
+);
+
+table!(
+    /// `[model]` of a device model's file
+    Model { name: String, manufacturer: String, source: String, note: String }
+);
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name {
+            $(#[serde(rename = $word)] $variant,)*
+        }
+    };
+}
+
+words!(Protocol { V5 = "5", V3 = "3.1.1" });
+words!(Durability { Commit = "commit", Interval = "interval" });
+words!(LogFormat { Auto = "auto", Text = "text", Journal = "journal" });
+words!(Transport { Serial = "serial", Tcp = "tcp", RtuOverTcp = "rtu-over-tcp" });
+words!(Parity { None = "none", Even = "even", Odd = "odd" });
+words!(DeviceProtocol { Modbus = "modbus", Line = "line" });
+words!(WriteFunction { Auto = "auto", Single = "single", Multiple = "multiple" });
+words!(LineFormat { Json = "json", Csv = "csv", KeyValue = "key-value", Regex = "regex" });
+words!(PointTable { Coil = "coil", Discrete = "discrete", Holding = "holding", Input = "input" });
+words!(ReportWhen { Always = "always", Change = "change", Deadband = "deadband" });

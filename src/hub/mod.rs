@@ -1,1 +1,215 @@
-//! (to come)
+//! TASK: the one writer of the outbox.
+//!
+//! Constraints: up blocks, down never waits. Observations come over a bounded channel; while
+//! a commit is on its way to the disk the next ones gather there, so that a slow disk makes
+//! commits larger, not more frequent. The hub never talks to the uplink: each waits only for
+//! the disk.
+//!
+//! The way of an observation: channel → `apply` (report by exception, packing, numbering) →
+//! `batch_window` or `interval` ends → ONE store transaction → the store tells the uplink.
+//!
+//! An orderly end: the buses drop their senders, the channel runs dry, the last rows are
+//! committed, and the hub returns by itself.
+
+pub mod apply;
+pub mod report;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::Durability;
+use crate::metrics::Metrics;
+use crate::model::ids::GatewayName;
+use crate::model::observation::Observation;
+use crate::model::row::{Dropped, NewRow};
+use crate::model::time::Clock;
+use crate::store::{self, Store};
+use crate::wire::payload;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process has to end: what cannot be kept must not be polled.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+pub struct Hub {
+    pub state: apply::State,
+    pub gateway: GatewayName,
+    pub store: Arc<Store>,
+    pub durability: Durability,
+    pub observations: mpsc::Receiver<Observation>,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+}
+
+/// What `select` found.
+enum Event {
+    Seen,
+    Commit,
+    Maintain,
+    Ended,
+}
+
+impl Hub {
+    pub async fn run(mut self) -> Result<(), Error> {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut commit_at: Option<Instant> = None;
+        let mut maintain_at = Instant::now() + MAINTAIN_EVERY;
+        let mut readings = 0;
+        self.measure().await?;
+        loop {
+            match self.select(&mut batch, commit_at, maintain_at).await {
+                Event::Seen => {
+                    for seen in batch.drain(..) {
+                        readings += self.state.apply(&seen);
+                    }
+                    let window = match self.durability {
+                        Durability::Commit { batch_window } => batch_window,
+                        Durability::Interval { interval } => interval,
+                    };
+                    let at = *commit_at.get_or_insert(Instant::now() + window);
+                    // In the default mode a full batch need not wait for more company. With
+                    // an interval the user chose how much memory may be at risk, up to a bound.
+                    let full = match self.durability {
+                        Durability::Commit { .. } => readings >= READINGS_FULL,
+                        Durability::Interval { .. } => readings >= READINGS_HELD_MAX,
+                    };
+                    if full || at <= Instant::now() {
+                        self.commit(&mut readings).await?;
+                        commit_at = None;
+                    }
+                }
+                Event::Commit => {
+                    self.commit(&mut readings).await?;
+                    commit_at = None;
+                }
+                Event::Maintain => {
+                    self.maintain().await?;
+                    maintain_at = Instant::now() + MAINTAIN_EVERY;
+                }
+                Event::Ended => {
+                    self.commit(&mut readings).await?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn select(
+        &mut self,
+        batch: &mut Vec<Observation>,
+        commit_at: Option<Instant>,
+        maintain_at: Instant,
+    ) -> Event {
+        tokio::select! {
+            biased;
+            // First, so that a flood of observations cannot put off the commit for ever.
+            () = sleep_until(commit_at.unwrap_or(maintain_at)), if commit_at.is_some() => Event::Commit,
+            () = sleep_until(maintain_at) => Event::Maintain,
+            n = self.observations.recv_many(batch, BATCH_MAX) => {
+                if n == 0 { Event::Ended } else { Event::Seen }
+            }
+        }
+    }
+
+    async fn commit(&mut self, readings: &mut usize) -> Result<(), Error> {
+        let rows = self.state.seal();
+        if rows.is_empty() {
+            *readings = 0;
+            return Ok(());
+        }
+        let rows = Arc::new(rows);
+        loop {
+            let batch = Arc::clone(&rows);
+            match self.store.run(move |s| s.commit(&batch)).await {
+                Ok(_) => break,
+                Err(store::Error::Busy(who)) => {
+                    tracing::warn!(who, "the store is busy; the commit is tried again");
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                Err(store::Error::Full) => self.make_room(&rows).await?,
+                Err(e) => return Err(self.give_up(e).await),
+            }
+        }
+        self.metrics.store.commits.add(1);
+        self.metrics.store.readings.add(*readings as u64);
+        *readings = 0;
+        self.gauges();
+        Ok(())
+    }
+
+    /// The quota is a hard stop above the trim's own limit: trimming makes room, unless the
+    /// file system itself is full, in which case polling has to wait.
+    async fn make_room(&self, rows: &[NewRow]) -> Result<(), Error> {
+        tracing::error!(rows = rows.len(), "the store is full; the oldest readings make room");
+        match self.trim().await {
+            Ok(n) if n > 0 => {}
+            Ok(_) | Err(Error::Store(store::Error::Full)) => tokio::time::sleep(FULL_PAUSE).await,
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    async fn give_up(&self, e: store::Error) -> Error {
+        if matches!(e, store::Error::Corrupt(_)) {
+            let marked = self.store.run(Store::mark_corrupt).await;
+            tracing::error!(why = %e, marked = marked.is_ok(), "the store is damaged; ending, to begin with a new one");
+        }
+        e.into()
+    }
+
+    /// Once a second: limits by age and size, and what `status` shows.
+    async fn maintain(&self) -> Result<(), Error> {
+        match self.trim().await {
+            Ok(_) => {}
+            Err(Error::Store(store::Error::Full | store::Error::Busy(_))) => {}
+            Err(e) => return Err(e),
+        }
+        self.measure().await
+    }
+
+    async fn trim(&self) -> Result<usize, Error> {
+        let (gateway, now, boot) = (self.gateway.clone(), self.clock.now(), self.store.boot().to_string());
+        let dropped = self.store.run(move |s| s.trim(now, &|d| gap(&gateway, &boot, d))).await?;
+        for d in &dropped {
+            self.metrics.store.readings_dropped.add(d.readings);
+            tracing::error!(
+                device = %d.device, reason = d.reason.as_str(), readings = d.readings,
+                from = %d.first, to = %d.last, "readings were dropped and entered in the ledger"
+            );
+        }
+        Ok(dropped.len())
+    }
+
+    async fn measure(&self) -> Result<(), Error> {
+        let (oldest, bytes) = self.store.run(|s| (s.oldest(), s.bytes_used())).await;
+        self.metrics.store.oldest_ms.set(oldest?.map_or(0, |t| t.0));
+        self.metrics.store.bytes_used.set(bytes? as i64);
+        self.gauges();
+        Ok(())
+    }
+
+    fn gauges(&self) {
+        let tally = self.store.tally();
+        self.metrics.store.rows_waiting.set(tally.rows_waiting());
+        self.metrics.store.readings_waiting.set(tally.readings_waiting());
+    }
+}
+
+fn gap(gateway: &GatewayName, boot: &str, d: &Dropped) -> Vec<u8> {
+    payload::gap(gateway, &d.device, boot, d.reason.as_str(), d.readings, (d.first, d.last))
+}
+
+/// Observations taken from the channel at one go.
+const BATCH_MAX: usize = 256;
+/// Readings that are worth a commit of their own without waiting for the batch window.
+const READINGS_FULL: usize = 20_000;
+/// Readings held in memory at most when commits are made by interval. About 16 MB.
+const READINGS_HELD_MAX: usize = 200_000;
+const MAINTAIN_EVERY: Duration = Duration::from_secs(1);
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+const FULL_PAUSE: Duration = Duration::from_secs(1);

@@ -2,4 +2,8 @@
 
 pub mod client;
 pub mod codec;
+pub mod guess;
+pub mod kind;
+pub mod load;
+pub mod order;
 pub mod plan;

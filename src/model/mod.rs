@@ -11,5 +11,6 @@ pub mod observation;
 pub mod reading;
 pub mod register;
 pub mod report;
+pub mod row;
 pub mod time;
 pub mod value;

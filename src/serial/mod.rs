@@ -2,4 +2,5 @@
 
 pub mod frame;
 pub mod parse;
+pub mod pause;
 pub mod port;

@@ -1,1 +1,4 @@
-//! (to come)
+//! The only place that knows how a cloud spells things. PURE.
+
+pub mod payload;
+pub mod topics;

@@ -1,0 +1,176 @@
+//! The bytes of an open transport, whatever it is.
+//!
+//! Constraints:
+//! - A Modbus call and the listening between calls share one line, never at one time: the
+//!   wire is a handle that clones, and the lock in it is never contended.
+//! - It knows when the line was last heard or used, because the silence between RTU frames
+//!   runs from there and not from when somebody got round to look.
+//! - It takes the adapter's echo of sent bytes out of what was received, comparing them.
+//! - The end of the stream is an error, so that nobody reads nothing for ever.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::serial::port::Port;
+
+#[derive(Debug)]
+pub enum Stream {
+    Port(Port),
+    Tcp(TcpStream),
+    Memory(DuplexStream),
+}
+
+#[derive(Clone, Debug)]
+pub struct Wire(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    stream: Stream,
+    /// Sent bytes that have not come back yet; `None`: the adapter does not hear itself.
+    echo: Option<VecDeque<u8>>,
+    /// Time of one character on the line.
+    character: Duration,
+    quiet_since: Instant,
+    /// Bytes received since [`Wire::mark`].
+    received: u64,
+}
+
+impl Wire {
+    pub fn new(stream: Stream, character: Duration, local_echo: bool) -> Wire {
+        Wire(Arc::new(Mutex::new(Inner {
+            stream,
+            echo: local_echo.then(VecDeque::new),
+            character,
+            quiet_since: Instant::now(),
+            received: 0,
+        })))
+    }
+
+    /// When the last byte was received, or will have been sent.
+    pub fn quiet_since(&self) -> Instant {
+        self.inner().quiet_since
+    }
+
+    /// A request begins: counts received bytes from here, and forgets echoes that never came.
+    pub fn mark(&self) {
+        let mut inner = self.inner();
+        inner.received = 0;
+        if let Some(echo) = &mut inner.echo {
+            echo.clear();
+        }
+    }
+
+    pub fn received(&self) -> u64 {
+        self.inner().received
+    }
+
+    /// Takes what is here already, without waiting. Zero: nothing.
+    pub fn take_waiting(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut inner = self.inner();
+        if let Stream::Port(port) = &mut inner.stream {
+            // Asks the kernel, because the reactor may not have told us yet.
+            let taken = port.try_read(buffer);
+            return match taken {
+                Ok(n) => Ok(inner.heard(&mut buffer[..n])),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                Err(e) => Err(e),
+            };
+        }
+        let mut read = ReadBuf::new(buffer);
+        match inner.poll_read(&mut Context::from_waker(Waker::noop()), &mut read) {
+            Poll::Ready(outcome) => outcome.map(|()| read.filled().len()),
+            Poll::Pending => Ok(0),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Nothing in here can be left half done by a panic of its holder.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let before = buffer.filled().len();
+            ready!(match &mut self.stream {
+                Stream::Port(s) => Pin::new(s).poll_read(cx, buffer),
+                Stream::Tcp(s) => Pin::new(s).poll_read(cx, buffer),
+                Stream::Memory(s) => Pin::new(s).poll_read(cx, buffer),
+            })?;
+            if buffer.filled().len() == before {
+                let closed = io::Error::new(io::ErrorKind::ConnectionAborted, "closed by the other side");
+                return Poll::Ready(Err(closed));
+            }
+            let kept = self.heard(&mut buffer.filled_mut()[before..]);
+            buffer.set_filled(before + kept);
+            if kept > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Notes received bytes and moves those that are no echo to the front; how many they are.
+    fn heard(&mut self, bytes: &mut [u8]) -> usize {
+        self.quiet_since = self.quiet_since.max(Instant::now());
+        let mut skip = 0;
+        if let Some(echo) = &mut self.echo {
+            while skip < bytes.len() && echo.front() == Some(&bytes[skip]) {
+                echo.pop_front();
+                skip += 1;
+            }
+            if skip < bytes.len() {
+                // Something else spoke: a collision, or an adapter without echo after all.
+                echo.clear();
+            }
+        }
+        bytes.copy_within(skip.., 0);
+        let kept = bytes.len() - skip;
+        self.received += kept as u64;
+        kept
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.inner().poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut inner = self.inner();
+        let sent = ready!(match &mut inner.stream {
+            Stream::Port(s) => Pin::new(s).poll_write(cx, bytes),
+            Stream::Tcp(s) => Pin::new(s).poll_write(cx, bytes),
+            Stream::Memory(s) => Pin::new(s).poll_write(cx, bytes),
+        })?;
+        let on_the_line = inner.character * u32::try_from(sent).unwrap_or(u32::MAX);
+        inner.quiet_since = inner.quiet_since.max(Instant::now()) + on_the_line;
+        if let Some(echo) = &mut inner.echo {
+            echo.extend(&bytes[..sent]);
+        }
+        Poll::Ready(Ok(sent))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Nothing here buffers, and a tty's flush would block the thread.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

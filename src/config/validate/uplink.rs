@@ -1,0 +1,316 @@
+//! `[uplink]`: TLS unless the configuration says otherwise twice (`mqtt://` and `insecure`).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::values::{DAY, HOUR, Reader, SECOND};
+use crate::config::errors::{Place, Report};
+use crate::config::load::{Layered, Placed};
+use crate::config::{Login, MqttVersion, Security, Tls, Uplink, raw, text};
+use crate::model::ids::GatewayName;
+
+pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> Option<Uplink> {
+    let Placed { place, raw } = &layered.uplink;
+    let address = address(raw.url.as_deref(), place, report);
+    let host = address.as_ref().map_or("", |a| a.host.as_str());
+    let is_tls = address.as_ref().is_none_or(|a| a.tls);
+    if address.is_some() {
+        plain_or_tls(raw, is_tls, place, report);
+    }
+    let tls = tls(raw, host, &layered.directory, place, report);
+    let security = if is_tls { Security::Tls(tls) } else { Security::Plain };
+    let login = login(raw, &layered.directory, place, report);
+    let topic = template(
+        raw.topic.as_deref(),
+        "topic",
+        "dt/{gateway}/{device}/telemetry",
+        &["{gateway}", "{device}"],
+        place,
+        report,
+    );
+    let status_topic = template(
+        raw.status_topic.as_deref(),
+        "status_topic",
+        "dt/{gateway}/status",
+        &["{gateway}"],
+        place,
+        report,
+    );
+    let client_id = raw.client_id.as_deref().unwrap_or("{gateway}").replace("{gateway}", gateway.as_str());
+    if client_id.is_empty() || client_id.contains(['{', '}']) || client_id.len() > 256 {
+        let help = "1 to 256 characters; {gateway} stands for the gateway's name";
+        report.error(place, "client_id", format!("\"{client_id}\" is not a client id"), help);
+    }
+    let mut reader = Reader { place, report };
+    let [reconnect_min, reconnect_max] = reader.backoff(
+        ["reconnect_min", "reconnect_max"],
+        [raw.reconnect_min, raw.reconnect_max],
+        [SECOND, SECOND * 120],
+    );
+    let keep_alive = reader.span("keep_alive", raw.keep_alive, SECOND * 30, SECOND * 5..=SECOND * 65_535);
+    let connect_timeout =
+        reader.span("connect_timeout", raw.connect_timeout, SECOND * 10, Duration::from_millis(100)..=HOUR);
+    let status_interval = reader.span("status_interval", raw.status_interval, SECOND * 60, SECOND..=DAY);
+    let window = reader.number("window", raw.window, 100, 1..=65_535);
+    let payload_max = reader.size("payload_max", raw.payload_max, 128 << 10, 1 << 10..=16 << 20);
+    let messages = raw.messages_per_second.filter(|n| *n > 0);
+    let bytes = raw.bytes_per_second.map(|s| s.0).filter(|n| *n > 0);
+    if bytes.is_some_and(|n| n < payload_max) {
+        let message = "is less than one payload of payload_max";
+        let help = "raise bytes_per_second or lower payload_max; 0B: no limit";
+        reader.report.error(place, "bytes_per_second", message, help);
+    }
+    let backlog = raw.backlog_messages_per_second.filter(|n| *n > 0);
+    let address = address?;
+    Some(Uplink {
+        host: address.host,
+        port: address.port,
+        protocol: match raw.protocol.unwrap_or(raw::Protocol::V5) {
+            raw::Protocol::V5 => MqttVersion::V5,
+            raw::Protocol::V3 => MqttVersion::V3_1_1,
+        },
+        client_id,
+        security,
+        login,
+        keep_alive,
+        connect_timeout,
+        window,
+        topic,
+        status_topic,
+        status_interval,
+        payload_max: usize::try_from(payload_max).unwrap_or(usize::MAX),
+        messages_per_second: messages,
+        bytes_per_second: bytes,
+        backlog_messages_per_second: backlog,
+        reconnect_min,
+        reconnect_max,
+    })
+}
+
+struct Address {
+    host: String,
+    port: u16,
+    tls: bool,
+}
+
+const URL_HELP: &str = "write \"mqtts://HOST\" or \"mqtts://HOST:PORT\"";
+
+fn address(url: Option<&str>, place: &Place, report: &mut Report) -> Option<Address> {
+    let Some(url) = url else {
+        report.error(place, "url", "the uplink has no url", URL_HELP);
+        return None;
+    };
+    match parse_url(url) {
+        Ok(address) => Some(address),
+        Err((message, help)) => {
+            report.error(place, "url", message, help);
+            None
+        }
+    }
+}
+
+fn parse_url(url: &str) -> Result<Address, (String, String)> {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err((format!("\"{url}\" is not a URL"), URL_HELP.into()));
+    };
+    let (tls, default_port) = match scheme {
+        "mqtts" => (true, 8883),
+        "mqtt" => (false, 1883),
+        other => {
+            let help = format!("{}; {URL_HELP}", text::suggest(other, ["mqtts", "mqtt"]));
+            return Err((format!("the scheme \"{other}\" is not served"), help));
+        }
+    };
+    if rest.contains('@') {
+        return Err((
+            "a URL with a login would end up in logs".into(),
+            "use username and password_file".into(),
+        ));
+    }
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() || host.contains(['/', '?', '#', ' ']) || port.is_some_and(|p| p.contains('/')) {
+        return Err((format!("\"{url}\" is not host and port"), URL_HELP.into()));
+    }
+    let port = match port {
+        None => default_port,
+        Some(port) => match port.parse::<u16>() {
+            Ok(port) if port > 0 => port,
+            _ => return Err((format!("\"{port}\" is not a port"), "1 to 65535".into())),
+        },
+    };
+    Ok(Address { host: host.to_owned(), port, tls })
+}
+
+fn plain_or_tls(raw: &raw::Uplink, is_tls: bool, place: &Place, report: &mut Report) {
+    match (is_tls, raw.insecure.unwrap_or(false)) {
+        (true, true) => {
+            let help = "remove insecure, or write mqtt:// if the broker has no TLS";
+            report.error(place, "insecure", "contradicts mqtts://", help);
+        }
+        (false, false) => {
+            let help = "write mqtts://, or insecure = true to send readings and password in the clear";
+            report.error(place, "url", "mqtt:// is not encrypted", help);
+        }
+        (false, true) => {
+            let why = "has no meaning without TLS";
+            let keys = [
+                ("ca", raw.ca.is_some()),
+                ("certificate", raw.certificate.is_some()),
+                ("key", raw.key.is_some()),
+                ("server_name", raw.server_name.is_some()),
+                ("alpn", raw.alpn.as_ref().is_some_and(|a| !a.is_empty())),
+            ];
+            Reader { place, report }.refuse(why, "remove it, or write mqtts://", &keys);
+            report.warn(place, "insecure", "readings and password are sent in the clear");
+        }
+        (true, false) => {}
+    }
+}
+
+fn tls(raw: &raw::Uplink, host: &str, directory: &Path, place: &Place, report: &mut Report) -> Tls {
+    let ca = existing(raw.ca.as_deref(), "ca", directory, place, report);
+    let certificate = existing(raw.certificate.as_deref(), "certificate", directory, place, report);
+    let key = existing(raw.key.as_deref(), "key", directory, place, report);
+    if let Some(key) = &key {
+        warn_if_readable(key, "key", place, report);
+    }
+    match (&raw.certificate, &raw.key) {
+        (Some(_), None) => {
+            report.error(place, "key", "a certificate without its key", "name the PEM file of the key")
+        }
+        (None, Some(_)) => report.error(
+            place,
+            "certificate",
+            "a key without its certificate",
+            "name the PEM file of the certificate",
+        ),
+        _ => {}
+    }
+    let alpn = raw.alpn.clone().unwrap_or_default();
+    if alpn.iter().any(|a| a.is_empty() || a.len() > 255) {
+        report.error(
+            place,
+            "alpn",
+            "an entry is empty or longer than 255",
+            "for instance [\"x-amzn-mqtt-ca\"]",
+        );
+    }
+    let server_name = raw.server_name.clone().unwrap_or_else(|| host.to_owned());
+    let known = rustls_pki_types::ServerName::try_from(server_name.clone()).is_ok();
+    if !known && !server_name.is_empty() {
+        let key = if raw.server_name.is_some() { "server_name" } else { "url" };
+        report.error(
+            place,
+            key,
+            format!("\"{server_name}\" is not a host name"),
+            "a DNS name or an IP address",
+        );
+    } else if raw.server_name.as_deref() == Some("") {
+        report.error(place, "server_name", "is empty", "leave it out to use the URL's host");
+    }
+    Tls { ca, certificate, key, server_name, alpn }
+}
+
+/// The file's place, after asking whether it is there.
+fn existing(
+    path: Option<&Path>,
+    key: &str,
+    directory: &Path,
+    place: &Place,
+    report: &mut Report,
+) -> Option<PathBuf> {
+    let path = directory.join(path?);
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_file() => {}
+        Ok(_) => report.error(place, key, format!("{} is not a file", path.display()), "name a PEM file"),
+        Err(e) => {
+            let message = format!("{} cannot be found: {e}", path.display());
+            report.error(
+                place,
+                key,
+                message,
+                "name a file that exists; relative paths start at the configuration's directory",
+            );
+        }
+    }
+    Some(path)
+}
+
+/// A secret that others on the gateway can read is worth a word.
+fn warn_if_readable(path: &Path, key: &str, place: &Place, report: &mut Report) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(found) = std::fs::metadata(path) else { return };
+    if found.permissions().mode() & 0o077 != 0 {
+        let path = path.display();
+        report.warn(place, key, format!("{path} can be read by other users; run `chmod 0600 {path}`"));
+    }
+}
+
+fn login(raw: &raw::Uplink, directory: &Path, place: &Place, report: &mut Report) -> Option<Login> {
+    let username = raw.username.clone().filter(|u| !u.is_empty());
+    let file = raw.password_file.as_deref().filter(|p| !p.as_os_str().is_empty());
+    let given = raw.password.clone().filter(|p| !p.is_empty());
+    if given.is_some() && file.is_some() {
+        report.error(place, "password", "is given beside password_file", "keep one of the two");
+    }
+    let password = match file {
+        None => given,
+        Some(file) => {
+            let file = directory.join(file);
+            warn_if_readable(&file, "password_file", place, report);
+            match std::fs::read_to_string(&file) {
+                Ok(text) => Some(text.trim_end_matches(['\n', '\r']).to_owned()),
+                Err(e) => {
+                    let message = format!("{} cannot be read: {e}", file.display());
+                    report.error(
+                        place,
+                        "password_file",
+                        message,
+                        "name a text file that holds nothing but the password",
+                    );
+                    None
+                }
+            }
+        }
+    };
+    match (username, password) {
+        (Some(username), password) => Some(Login { username, password: password.unwrap_or_default() }),
+        (None, Some(_)) => {
+            let key = if file.is_some() { "password_file" } else { "password" };
+            report.error(place, key, "a password without a username", "write username = \"...\"");
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+/// A topic template: its placeholders are known, and no subscriber's wildcard is in it.
+fn template(
+    value: Option<&str>,
+    key: &str,
+    default: &str,
+    placeholders: &[&str],
+    place: &Place,
+    report: &mut Report,
+) -> String {
+    let text = value.unwrap_or(default);
+    let bare = placeholders.iter().fold(text.to_owned(), |t, p| t.replace(p, "x"));
+    let known = placeholders.join(" and ");
+    if bare.is_empty() || bare.contains(['+', '#', '\0']) {
+        report.error(
+            place,
+            key,
+            format!("\"{text}\" is not a topic"),
+            format!("text without + and #, for instance \"{default}\""),
+        );
+    } else if bare.contains(['{', '}']) {
+        report.error(place, key, format!("\"{text}\" has an unknown placeholder"), format!("known: {known}"));
+    } else if bare.len() > 1024 {
+        report.error(place, key, "is longer than 1024 bytes", "shorten it");
+    }
+    text.to_owned()
+}

@@ -1,0 +1,3 @@
+//! Keys and certificates, and the TLS configurations made of them.
+
+pub mod tls;

@@ -1,0 +1,150 @@
+//! The TLS client configuration of one identity.
+//!
+//! Only the ECDHE AES-GCM suites of TLS 1.2 and the suites of TLS 1.3 are offered. The
+//! verification of the broker is never off. Built anew whenever a certificate changes: a
+//! resumed session would not present the new one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::{CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use crate::config::Tls;
+
+/// Tell the operator: nothing here mends itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what} {path}: {why}")]
+    File { what: &'static str, path: PathBuf, why: String },
+    #[error("the system has no CA certificates; install the package ca-certificates or set uplink.ca")]
+    NoSystemRoots,
+    #[error("uplink.server_name {0:?} is neither a host name nor an address")]
+    ServerName(String),
+    #[error("certificate and key do not fit together: {0}")]
+    Pair(rustls::Error),
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
+pub fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, Error> {
+    let provider = Arc::new(provider());
+    let roots = Arc::new(roots(tls.ca.as_deref())?);
+    let webpki = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+        .build()
+        .map_err(|e| Error::Tls(e.to_string()))?;
+    let name = ServerName::try_from(tls.server_name.clone())
+        .map_err(|_| Error::ServerName(tls.server_name.clone()))?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|e| Error::Tls(e.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Named { name, webpki }));
+    let mut config = match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates(certificate, "certificate")?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| file("key", key, e))?;
+            builder.with_client_auth_cert(chain, key).map_err(Error::Pair)?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = tls.alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// Ring's algorithms less the TLS 1.2 suites that are not ECDHE with AES-GCM.
+pub fn provider() -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    provider.cipher_suites.retain(|suite| {
+        suite.version() == &rustls::version::TLS13
+            || matches!(
+                suite.suite(),
+                CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+                    | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+                    | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+            )
+    });
+    provider
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            for certificate in certificates(path, "CA")? {
+                roots.add(certificate).map_err(|e| file("CA", path, e))?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                return Err(Error::NoSystemRoots);
+            }
+        }
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let found: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(|e| file(what, path, e))?
+        .collect::<Result<_, _>>()
+        .map_err(|e| file(what, path, e))?;
+    if found.is_empty() {
+        return Err(file(what, path, "holds no PEM certificate"));
+    }
+    Ok(found)
+}
+
+fn file(what: &'static str, path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::File { what, path: path.to_owned(), why: why.to_string() }
+}
+
+/// Checks the certificate against the configured server name. The MQTT client takes the name
+/// of the host it dials, which is not the same when a broker is reached by its address.
+#[derive(Debug)]
+struct Named {
+    name: ServerName<'static>,
+    webpki: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _dialled: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.webpki.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}

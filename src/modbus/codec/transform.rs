@@ -1,0 +1,163 @@
+//! From the raw number to the value: invalid marks, scale and offset, range, decimals, names.
+
+use crate::model::reading::Measured;
+use crate::model::register::{Names, Range, Transform};
+use crate::model::value::{Cause, Value};
+
+use super::decimal::{self, Decimal};
+
+/// What the words say before anybody scales it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Raw {
+    Bool(bool),
+    Int(i64),
+    Uint(u64),
+    Float(f64),
+}
+
+/// Nothing to do: the raw value is the value.
+#[inline]
+pub fn is_plain(t: &Transform) -> bool {
+    t.scale.is_none()
+        && t.offset.is_none()
+        && t.decimals.is_none()
+        && t.range.is_none()
+        && t.names.is_none()
+        && t.invalid.is_empty()
+}
+
+/// `bits` is the raw pattern of the value's width; `factor` the power of ten that came from a
+/// scale-factor register. The order is scale factor, scale, offset.
+///
+/// Integers with integer scale and offset stay integers while they fit into 64 bits. True
+/// and false are neither scaled nor ranged.
+pub fn finish(raw: Raw, bits: u64, t: &Transform, factor: Option<i8>) -> Measured {
+    if t.invalid.contains(&bits) {
+        return Measured::Bad(Cause::Invalid);
+    }
+    let number = match raw {
+        Raw::Bool(b) => return Measured::Good(named(raw, bits, t).unwrap_or(Value::Bool(b))),
+        Raw::Int(i) => scale_integer(i128::from(i), t, factor),
+        Raw::Uint(u) => scale_integer(i128::from(u), t, factor),
+        Raw::Float(x) => Number::Float(scale_float(x, t, factor)),
+    };
+    if !number.to_f64().is_finite() {
+        return Measured::Bad(Cause::NotANumber);
+    }
+    let (number, clamped) = match t.range {
+        None => (number, false),
+        Some(range) => match within(number, range) {
+            Some(inside) => inside,
+            None => return Measured::Bad(Cause::OutOfRange),
+        },
+    };
+    let number = t.decimals.map_or(number, |places| number.rounded(places));
+    let value = named(raw, bits, t).unwrap_or_else(|| number.into_value(matches!(raw, Raw::Uint(_))));
+    if clamped { Measured::Uncertain(value, Cause::OutOfRange) } else { Measured::Good(value) }
+}
+
+#[derive(Clone, Copy)]
+enum Number {
+    Exact(Decimal),
+    Float(f64),
+}
+
+impl Number {
+    fn to_f64(self) -> f64 {
+        match self {
+            Number::Exact(d) => d.to_f64(),
+            Number::Float(x) => x,
+        }
+    }
+
+    fn rounded(self, places: u8) -> Number {
+        match self {
+            Number::Exact(d) => Number::Exact(d.rounded(places)),
+            Number::Float(x) => Number::Float(decimal::round(x, places)),
+        }
+    }
+
+    fn into_value(self, unsigned: bool) -> Value {
+        let Number::Exact(d) = self else { return Value::Float(self.to_f64()) };
+        if d.places > 0 {
+            return Value::Float(d.to_f64());
+        }
+        match (i64::try_from(d.digits), u64::try_from(d.digits)) {
+            (_, Ok(u)) if unsigned => Value::Uint(u),
+            (Ok(i), _) => Value::Int(i),
+            (_, Ok(u)) => Value::Uint(u),
+            _ => Value::Float(d.to_f64()),
+        }
+    }
+}
+
+fn scale_integer(n: i128, t: &Transform, factor: Option<i8>) -> Number {
+    exact(n, t, factor).map_or_else(|| Number::Float(scale_float(n as f64, t, factor)), Number::Exact)
+}
+
+/// `None` when scale or offset is no short decimal, or the digits outgrow 128 bits.
+fn exact(n: i128, t: &Transform, factor: Option<i8>) -> Option<Decimal> {
+    let mut d = Decimal::integer(n).shifted(factor.unwrap_or(0))?;
+    if let Some(scale) = t.scale {
+        d = d.times(Decimal::of(scale)?)?;
+    }
+    if let Some(offset) = t.offset {
+        d = d.plus(Decimal::of(offset)?)?;
+    }
+    Some(d)
+}
+
+fn scale_float(x: f64, t: &Transform, factor: Option<i8>) -> f64 {
+    let x = match factor {
+        // Dividing by an exact power keeps more than multiplying by an inexact one.
+        Some(power) if power < 0 => x / 10f64.powi(-i32::from(power)),
+        Some(power) => x * 10f64.powi(i32::from(power)),
+        None => x,
+    };
+    x * t.scale.unwrap_or(1.0) + t.offset.unwrap_or(0.0)
+}
+
+/// The number and whether it was clamped; `None`: outside and not to be clamped.
+fn within(number: Number, range: Range) -> Option<(Number, bool)> {
+    let x = number.to_f64();
+    let bound = if x < range.min {
+        range.min
+    } else if x > range.max {
+        range.max
+    } else {
+        return Some((number, false));
+    };
+    if !range.clamp {
+        return None;
+    }
+    // A whole number stays one when the bound is whole.
+    let clamped = match (number, Decimal::of(bound)) {
+        (Number::Exact(_), Some(d)) => Number::Exact(d),
+        _ => Number::Float(bound),
+    };
+    Some((clamped, true))
+}
+
+/// Names belong to the raw value, whatever the scale says.
+fn named(raw: Raw, bits: u64, t: &Transform) -> Option<Value> {
+    match t.names.as_ref()? {
+        Names::Enum(names) => {
+            let raw = match raw {
+                Raw::Bool(b) => i64::from(b),
+                Raw::Int(i) => i,
+                Raw::Uint(u) => i64::try_from(u).ok()?,
+                Raw::Float(x) if x == x.trunc() && x.abs() < 9e15 => x as i64,
+                Raw::Float(_) => return None,
+            };
+            names.iter().find(|(n, _)| *n == raw).map(|(_, name)| Value::Text(name.clone()))
+        }
+        Names::Flags(names) => {
+            let set = (0..64u8).filter(|n| bits >> n & 1 == 1);
+            let name = |n: u8| match names.iter().find(|(bit, _)| *bit == n) {
+                Some((_, name)) => name.clone(),
+                None => format!("bit{n}"),
+            };
+            Some(Value::Flags(set.map(name).collect()))
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! PURE: topics from templates with the placeholders `{gateway}` and `{device}`.
+
+use crate::model::ids::{DeviceName, GatewayName};
+
+/// A template cut at its placeholders, so that rendering is copying.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Device,
+}
+
+/// Why a template is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    #[error("unknown placeholder {{{0}}}; known are {{gateway}} and {{device}}")]
+    Unknown(String),
+    #[error("a '{{' without its '}}'")]
+    Open,
+    #[error("a topic to publish on must not hold '+', '#' or NUL")]
+    Wildcard,
+    #[error("a topic must not be empty")]
+    Empty,
+}
+
+impl Template {
+    /// Parses and fills in what is known at once.
+    pub fn parse(text: &str, gateway: &GatewayName) -> Result<Template, TemplateError> {
+        if text.is_empty() {
+            return Err(TemplateError::Empty);
+        }
+        if text.contains(['+', '#', '\0']) {
+            return Err(TemplateError::Wildcard);
+        }
+        let (mut parts, mut literal, mut rest) = (Vec::new(), String::new(), text);
+        while let Some((before, after)) = rest.split_once('{') {
+            literal.push_str(before);
+            let (name, after) = after.split_once('}').ok_or(TemplateError::Open)?;
+            match name {
+                "gateway" => literal.push_str(gateway.as_str()),
+                "device" => {
+                    parts.push(Part::Text(std::mem::take(&mut literal)));
+                    parts.push(Part::Device);
+                }
+                other => return Err(TemplateError::Unknown(other.to_owned())),
+            }
+            rest = after;
+        }
+        literal.push_str(rest);
+        parts.push(Part::Text(literal));
+        Ok(Template { parts })
+    }
+
+    pub fn render(&self, device: &DeviceName) -> String {
+        let mut topic = String::with_capacity(64);
+        for part in &self.parts {
+            topic.push_str(match part {
+                Part::Text(text) => text,
+                Part::Device => device.as_str(),
+            });
+        }
+        topic
+    }
+
+    /// The same topic with another last level: faults and gaps lie beside the telemetry.
+    pub fn sibling(&self, last: &str) -> Template {
+        let mut parts = self.parts.clone();
+        if let Some(Part::Text(text)) = parts.last_mut() {
+            let keep = text.rfind('/').map_or(0, |at| at + 1);
+            text.truncate(keep);
+            text.push_str(last);
+        }
+        Template { parts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(template: &str, expected: Result<&str, TemplateError>) {
+        let topic = Template::parse(template, &"gw-1".into()).map(|t| t.render(&"meter".into()));
+        assert_eq!(topic, expected.map(str::to_owned), "{template}");
+    }
+
+    #[test]
+    fn templates_render_or_say_what_is_wrong() {
+        check("dt/{gateway}/{device}/telemetry", Ok("dt/gw-1/meter/telemetry"));
+        check("{device}", Ok("meter"));
+        check("plain", Ok("plain"));
+        check("a/{unit}/b", Err(TemplateError::Unknown("unit".into())));
+        check("a/{device", Err(TemplateError::Open));
+        check("a/+/b", Err(TemplateError::Wildcard));
+        check("", Err(TemplateError::Empty));
+    }
+
+    #[test]
+    fn siblings_share_all_but_the_last_level() {
+        let t = Template::parse("dt/{gateway}/{device}/telemetry", &"g".into()).unwrap();
+        assert_eq!(t.sibling("fault").render(&"m".into()), "dt/g/m/fault");
+    }
+}
