@@ -122,9 +122,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let (config, json) = (cli.config.as_deref(), cli.json);
     match cli.verb {
         Verb::Run => run::run(load(config)?),
-        Verb::Check => Ok(pending::check::run(config, json)),
-        Verb::Config { default } => pending::show_config::run(config, default, json),
-        Verb::Plan => pending::plan::run(&load(config)?, json),
+        Verb::Check => Ok(check::run(config, json)),
+        Verb::Config { default } => {
+            let which = if default { show_config::Which::Sample } else { show_config::Which::Merged };
+            Ok(show_config::run(config, which, json))
+        }
+        Verb::Plan => plan::run(&load(config)?, json),
         Verb::Decode(args) => decode::run(args),
         Verb::Read(args) => read::run(&args, &load(config)?, json),
         Verb::Outbox => outbox::run(&load(config)?, json),

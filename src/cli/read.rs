@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tracing::debug;
 
-use super::pending::bus::read_once;
 use super::status::failure;
 use super::{Failure, exit, print, print_json};
+use crate::bus::read_once;
 use crate::config::Config;
 use crate::control::ask::{self, Address, Answer, Ask, Read, Shown};
 use crate::control::client::{self, NoAnswer};
