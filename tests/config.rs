@@ -3,6 +3,8 @@
 //! if the case needs them) and an `expected` file with what a person would read.
 //! `UPDATE=1 cargo test --test config` rewrites the expectations.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -96,7 +98,7 @@ fn the_printed_configuration_holds_no_password() {
 mod sample {
     use std::collections::BTreeSet;
 
-    use fieldgate::cli::show_config::SAMPLE;
+    use fieldgate::cli::show_config::{self, SAMPLE};
     use fieldgate::config::Config;
     use fieldgate::config::errors::Errors;
     use fieldgate::config::load::load_with;
@@ -155,6 +157,19 @@ mod sample {
             tried += 1;
         }
         assert!(tried > 80, "only {tried} commented options were found");
+    }
+
+    #[test]
+    fn the_printed_configuration_reads_back_as_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("fieldgate.toml");
+        std::fs::write(&file, SAMPLE).unwrap();
+        let mut report = fieldgate::config::errors::Report::default();
+        let layered = fieldgate::config::load::layers(&file, std::iter::empty(), &mut report).unwrap();
+        let printed = show_config::as_toml(&show_config::merged(&layered)).unwrap();
+        assert!(printed.contains("total_active_energy"), "the model's points are missing: {printed}");
+        let same = meaning(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+        assert_eq!(same, meaning(SAMPLE).unwrap());
     }
 
     #[test]
@@ -221,6 +236,7 @@ mod models {
     #[test]
     fn every_model_decodes_a_register_as_its_manual_says() {
         // Model, point, address, words, scale factor, value as a person reads it.
+        #[allow(clippy::type_complexity, reason = "a table, read column by column")]
         let vectors: [(&str, &str, u16, &[u16], Option<u16>, &str); 9] = [
             ("eastron-sdm120", "voltage", 0, &[0x4366, 0x3333], None, "230.2"),
             ("eastron-sdm120", "frequency", 70, &[0x4248, 0x0000], None, "50"),

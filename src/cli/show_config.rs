@@ -67,6 +67,11 @@ pub fn merged(layered: &Layered) -> Value {
     })
 }
 
+/// The document as a configuration file.
+pub fn as_toml(document: &Value) -> Result<String, String> {
+    toml::to_string(document).map_err(|e| e.to_string())
+}
+
 fn sample() -> Value {
     toml::from_str(SAMPLE).unwrap_or(Value::Null)
 }
@@ -75,7 +80,7 @@ fn show(document: Value, as_json: bool, text: Option<&str>) -> ExitCode {
     let printed = match (as_json, text) {
         (true, _) => serde_json::to_string_pretty(&document).map_err(|e| e.to_string()),
         (false, Some(text)) => Ok(text.to_owned()),
-        (false, None) => toml::to_string(&document).map_err(|e| e.to_string()),
+        (false, None) => as_toml(&document),
     };
     match printed {
         Ok(text) => {

@@ -76,8 +76,8 @@ pub enum Source {
     File {
         name: String,
         text: String,
-        /// Offsets by path, filled at the first mistake.
-        keys: OnceLock<HashMap<String, usize>>,
+        /// Line and column by path, filled at the first mistake.
+        keys: OnceLock<HashMap<String, (usize, usize)>>,
     },
     /// Dotted keys (`uplink.url`) that the environment sets.
     Environment { keys: BTreeSet<String> },
@@ -88,25 +88,32 @@ impl Source {
         Source::File { name: name.to_owned(), text, keys: OnceLock::new() }
     }
 
-    /// Where the key stands; looked up for all keys at the first mistake.
-    fn offset(&self, path: &str) -> Option<usize> {
+    /// Line and column of the key; looked up for all keys at the first mistake.
+    fn position(&self, path: &str) -> Option<(usize, usize)> {
         let Source::File { text, keys, .. } = self else { return None };
         let keys = keys.get_or_init(|| {
-            let mut keys = HashMap::from([(String::new(), 0)]);
+            let mut offsets = HashMap::from([(String::new(), 0)]);
             if let Ok(document) = toml::de::DeTable::parse(text) {
-                walk(document.get_ref(), "", &mut keys);
+                walk(document.get_ref(), "", &mut offsets);
             }
-            keys
+            let starts: Vec<usize> =
+                std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+            let position = |offset: usize| {
+                let line = starts.partition_point(|start| *start <= offset);
+                let start = starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
+                (line, text.get(start..offset).map_or(0, |before| before.chars().count()) + 1)
+            };
+            offsets.into_iter().map(|(path, offset)| (path, position(offset))).collect()
         });
         keys.get(path).copied()
     }
 
     /// Where the key stands, or else the innermost table around it that exists.
-    fn nearest_offset(&self, path: &str) -> Option<usize> {
+    fn nearest_position(&self, path: &str) -> Option<(usize, usize)> {
         let mut path = path;
         loop {
-            match self.offset(path) {
-                Some(offset) => return Some(offset),
+            match self.position(path) {
+                Some(position) => return Some(position),
                 None => path = path.rsplit_once('.')?.0,
             }
         }
@@ -151,7 +158,7 @@ impl Place {
     fn holds(&self, key: &str) -> bool {
         let path = join(&self.path, key);
         match &*self.source {
-            Source::File { .. } => self.source.offset(&path).is_some(),
+            Source::File { .. } => self.source.position(&path).is_some(),
             Source::Environment { keys } => keys.contains(&path),
         }
     }
@@ -169,8 +176,8 @@ impl Place {
         let path = join(&place.path, key);
         let (message, help) = (message.into(), help.into());
         match &*place.source {
-            Source::File { name, text, .. } => {
-                let at = place.source.nearest_offset(&path).map(|offset| line_column(text, offset));
+            Source::File { name, .. } => {
+                let at = place.source.nearest_position(&path);
                 Mistake {
                     file: name.clone(),
                     line: at.map(|a| a.0),

@@ -179,6 +179,12 @@ pub fn explain(message: &str) -> (String, String) {
     if let Some((message, help)) = message.split_once(HELP) {
         return (message.to_owned(), help.to_owned());
     }
+    if let Some(rest) = message.strip_prefix("unknown field ") {
+        let words: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+        if let Some((word, known)) = words.split_first() {
+            return (format!("the key \"{word}\" is not known here"), suggest(word, known.iter().copied()));
+        }
+    }
     if let Some(rest) = message.strip_prefix("unknown variant ") {
         let words: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
         if let Some((word, known)) = words.split_first() {
