@@ -112,7 +112,6 @@ async fn an_unplugged_port_is_opened_again_and_its_half_line_dropped() {
 #[tokio::test(start_paused = true)]
 async fn both_protocols_and_two_speakers_share_one_port() {
     let speak = |mut line: DuplexStream| async move {
-        line.write_all(b"\r\n").await.unwrap();
         let mut request = [0; 8];
         for n in 0.. {
             if line.read_exact(&mut request).await.is_err() {
@@ -121,7 +120,7 @@ async fn both_protocols_and_two_speakers_share_one_port() {
             let answer = framed(true, &[], request[0], &[3, 2, 0, 7]);
             line.write_all(&answer).await.unwrap();
             sleep(ms(300)).await;
-            let text = format!("A w={n};t=0\r\nB w={n};t=1\r\n");
+            let text = format!("half\r\nA w={n};t=0\r\nB w={n};t=1\r\n");
             line.write_all(text.as_bytes()).await.unwrap();
         }
     };
