@@ -133,7 +133,7 @@ mod tests {
             good(Value::Int(15)),
         );
         check(Transform { scale: Some(0.5), ..plain() }, Value::Int(7), good(Value::Float(3.5)));
-        check(Transform { decimals: Some(1), ..plain() }, Value::Float(3.14), good(Value::Float(3.1)));
+        check(Transform { decimals: Some(1), ..plain() }, Value::Float(3.17), good(Value::Float(3.2)));
         check(Transform { invalid: vec![9999], ..plain() }, Value::Int(9999), Measured::Bad(Cause::Invalid));
         check(plain(), Value::Float(f64::INFINITY), Measured::Bad(Cause::NotANumber));
     }

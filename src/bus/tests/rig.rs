@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::line::Dial;
@@ -311,16 +311,6 @@ pub async fn device(
             }
         }
     }
-}
-
-/// Waits until `done` holds, in virtual time.
-pub async fn eventually(mut done: impl FnMut() -> bool) {
-    let waiting = async {
-        while !done() {
-            sleep(ms(1)).await;
-        }
-    };
-    timeout(600 * SECOND, waiting).await.expect("did not happen in ten minutes");
 }
 
 fn words(function: u8, values: impl IntoIterator<Item = u16>) -> Vec<u8> {

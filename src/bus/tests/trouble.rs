@@ -3,32 +3,51 @@
 use super::rig::*;
 use crate::model::device::ModbusDevice;
 
-/// Runs one device of two far registers and checks that no register ever shows the value of
-/// the other.
-async fn check_no_mixing(transport: crate::model::device::Transport, delay: u64) {
-    let told = Rig::new(transport, vec![device_of(modbus(1), points([10, 500]))])
+/// Polls two far registers back to back, of which the second is answered by `second`, and
+/// checks that no register ever shows the value of the other.
+async fn check_no_mixing(transport: crate::model::device::Transport, second: Act) {
+    let device = ModbusDevice { silent_after: 255, ..modbus(1) };
+    let points = vec![point(10, Default::default()), point(500, Default::default())];
+    let told = Rig::new(transport, vec![device_of(device, points)])
         .run(30 * SECOND)
-        .told(move |ask| match ask.address {
-            10 => after(ms(delay), Act::Addresses),
-            _ => Act::Addresses,
+        .told({
+            let second = second.clone();
+            move |ask| if ask.address == 500 { second.clone() } else { Act::Addresses }
         })
         .await;
     for line in &told.seen {
-        assert!(!line.contains("0=500") && !line.contains("1=10"), "{delay} ms late: {line}");
+        assert!(!line.contains("0=500") && !line.contains("1=10"), "{second:?}: {line}");
     }
-    assert!(told.metrics.buses[0].timeouts.get() > 0, "{delay}: never late");
+    assert!(told.seen.iter().any(|s| s.contains("0=10")), "{second:?}: the first is not answered");
+    assert!(told.seen.iter().any(|s| s.contains("1=bad")), "{second:?}: the second is answered");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_late_answer_is_never_read_as_another_registers_value() {
     for delay in [210, 250, 300, 390, 399] {
-        check_no_mixing(rtu(), delay).await;
-        check_no_mixing(tcp(), delay).await;
+        check_no_mixing(rtu(), after(ms(delay), Act::Addresses)).await;
+        check_no_mixing(tcp(), after(ms(delay), Act::Addresses)).await;
     }
     // After the late window too, where the transport can tell.
     for delay in [405, 500, 900] {
-        check_no_mixing(tcp(), delay).await;
+        check_no_mixing(tcp(), after(ms(delay), Act::Addresses)).await;
     }
+    // Nor is one that follows on something else.
+    let foreign = framed(true, &[], 2, &[3, 2, 0, 9]);
+    for delay in [10, 100, 190] {
+        check_no_mixing(rtu(), Act::Noise(foreign.clone(), Box::new(after(ms(delay), Act::Addresses)))).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_between_two_polls_answers_neither() {
+    let told = Rig::new(rtu(), vec![device_of(modbus(1), points([10, 500]))])
+        .run(ms(1500))
+        .told(|ask| if ask.address == 500 { after(ms(700), Act::Addresses) } else { Act::Addresses })
+        .await;
+    let said: Vec<&str> = told.seen.iter().map(|s| s.split_once(' ').unwrap().1).collect();
+    assert_eq!(said, ["d0 0=10", "d0 1=bad timeout", "d0 0=10", "d0 1=bad timeout"]);
+    assert_eq!(told.metrics.buses[0].noise.get(), 7);
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,6 +130,7 @@ async fn one_bad_answer_costs_one_request() {
     check_act(rtu(), modbus(1), Act::Exception(4), "d0 0=bad exception 4").await;
     check_act(rtu(), modbus(1), Act::Mute, "d0 0=bad timeout").await;
     check_act(tcp(), modbus(1), Act::Mute, "d0 0=bad timeout").await;
+    check_act(tcp(), modbus(1), after(ms(900), Act::Addresses), "d0 0=bad timeout").await;
     // Noise before the answer costs nothing.
     check_act(rtu(), modbus(1), Act::Noise(vec![0xFF; 5], Box::new(Act::Addresses)), "d0 0=10").await;
 }
