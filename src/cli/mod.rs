@@ -20,7 +20,8 @@ pub fn main() -> std::process::ExitCode {
         }
     };
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let rt = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build().unwrap();
+    let rt =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build().unwrap();
     rt.block_on(async {
         let app = crate::app::App::build(config).unwrap();
         let r = app.run(Default::default()).await;
