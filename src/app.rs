@@ -6,15 +6,20 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::line::Dial;
 use crate::bus::{self, BusTask, ReadRequest};
 use crate::config::Config;
+use crate::control::{Control, Room};
 use crate::hub::{self, Hub};
 use crate::metrics::Metrics;
 use crate::model::ids::DeviceIndex;
+use crate::model::observation::Observation;
 use crate::model::time::{CLOCK_PLAUSIBLE_FROM, Clock};
+use crate::notify::Notifier;
+use crate::notify::progress::Expectations;
 use crate::store::{self, Store};
 use crate::supervise::{Ended, Stage, Supervisor};
 use crate::uplink::Uplink;
@@ -112,6 +117,7 @@ impl<L: Link> App<L> {
         }
         // The hub ends when the last bus has dropped its sender; this one must not hold it.
         drop(observations);
+        self.services(&mut tasks, readers);
         let (grace, store) = (self.config.gateway.stop_grace, Arc::clone(&self.store));
         let uplink = self.uplink();
         let token = tasks.token(Stage::Uplink);
@@ -123,10 +129,29 @@ impl<L: Link> App<L> {
         ended
     }
 
-    fn hub(
-        &self,
-        observations: mpsc::Receiver<crate::model::observation::Observation>,
-    ) -> Result<Hub, store::Error> {
+    /// The status socket and systemd. A socket that cannot be made costs only the status: the
+    /// readings go on.
+    fn services(&self, tasks: &mut Supervisor, buses: Vec<mpsc::Sender<ReadRequest>>) {
+        let token = tasks.token(Stage::Service);
+        if let Some(path) = &self.config.gateway.status_socket {
+            let room = Room {
+                config: Arc::new(self.config.clone()),
+                metrics: Arc::clone(&self.metrics),
+                clock: self.world.clock.clone(),
+                buses,
+                started: Instant::now(),
+            };
+            match Control::bind(path, room) {
+                Ok(control) => tasks.spawn("status", Stage::Service, control.run(token.clone())),
+                Err(e) => tracing::warn!(socket = %path.display(), why = %e, "no status socket"),
+            }
+        }
+        let expected = Expectations::new(&self.config);
+        let notifier = Notifier::new(Arc::clone(&self.metrics), expected);
+        tasks.spawn("systemd", Stage::Service, notifier.run(token));
+    }
+
+    fn hub(&self, observations: mpsc::Receiver<Observation>) -> Result<Hub, store::Error> {
         let devices = self.config.devices.iter().map(|device| {
             let layout = self.store.layout(&device.name, &hub::apply::layout(device))?;
             Ok((device.clone(), layout))
@@ -151,7 +176,7 @@ impl<L: Link> App<L> {
     fn bus(
         &mut self,
         index: usize,
-        observations: mpsc::Sender<crate::model::observation::Observation>,
+        observations: mpsc::Sender<Observation>,
         reads: mpsc::Receiver<ReadRequest>,
     ) -> BusTask {
         let bus = self.config.buses[index].clone();

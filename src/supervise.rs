@@ -120,6 +120,7 @@ impl Supervisor {
         if let Some(ended) = &first {
             error!(task = %ended.task, why = %ended.why, "a task ended; stopping the others");
         }
+        crate::notify::stopping();
         let start = Instant::now();
         // Buses and hub share three quarters, so that a slow line leaves the uplink its turn.
         let plan = [

@@ -1,31 +1,193 @@
 //! One file per verb. Each prints for people, and with `--json` for programs.
+//!
+//! Constraints: a script must be able to tell what went wrong from the exit code alone, a
+//! reader that goes away (`| head`) is not an error, and nothing outside of this room prints.
+//!
+//! The way of a call: `main` parses argv, the verb does its work and returns an exit code or
+//! an error; an error is printed with all of its causes, and its code is that of the
+//! [`Failure`] among them, or 1.
 
 pub mod check;
 pub mod decode;
 pub mod demo;
 pub mod outbox;
+mod pending;
 pub mod plan;
 pub mod read;
 pub mod run;
 pub mod show_config;
 pub mod status;
 
-pub fn main() -> std::process::ExitCode {
-    let args: Vec<String> = std::env::args().collect();
-    let config = match crate::config::load::load(Some(std::path::Path::new(&args[3]))) {
-        Ok(c) => c,
-        Err(e) => {
-            eprintln!("{e}");
-            return 64.into();
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+
+/// The exit codes, from sysexits where it has one.
+pub mod exit {
+    pub const FAILED: u8 = 1;
+    pub const CONFIG: u8 = 64;
+    pub const UNREACHABLE: u8 = 69;
+    pub const IO: u8 = 74;
+    pub const REFUSED: u8 = 77;
+}
+
+const EXIT_CODES: &str = "Exit codes:
+   0  done; after `run`: stopped as asked
+   1  failed: the reason is on standard error
+   2  the command line was not understood
+  64  the configuration is wrong; every mistake is named
+  69  the agent, or the device behind it, cannot be reached
+  74  a file or the store could not be read or written
+  77  the agent refused: not root, not its user, not in its group";
+
+/// Edge agent: reads Modbus and serial devices, keeps every reading in SQLite, and delivers
+/// it over TLS MQTT.
+#[derive(Parser)]
+#[command(name = "fieldgate", version, after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+struct Cli {
+    /// The configuration; without: /etc/fieldgate/fieldgate.toml and conf.d beside it
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Answer in JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the agent until it is told to stop
+    Run,
+    /// Check the configuration and name every mistake; opens nothing
+    Check,
+    /// Print the configuration as the agent would see it
+    Config {
+        /// The commented sample with every option and its default instead
+        #[arg(long)]
+        default: bool,
+    },
+    /// Print the requests per bus before going live: bytes, wire time, load
+    Plan,
+    /// Say what registers mean in a type and order; without a type: in every plausible one
+    Decode(decode::Args),
+    /// Read one point or address now
+    Read(read::Args),
+    /// Show what waits in the store, since when, and what was lost on the way
+    Outbox,
+    /// Show how the running agent does
+    Status(status::Args),
+    /// Show it all at work with simulated devices and a cloud inside this process
+    Demo(pending::demo::Args),
+}
+
+/// An error with an exit code of its own.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: u8,
+    pub text: String,
+}
+
+impl Failure {
+    pub fn new(code: u8, text: impl Into<String>) -> Failure {
+        Failure { code, text: text.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "fieldgate: {error:#}");
+            ExitCode::from(code_of(&error))
         }
-    };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let rt =
-        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build().unwrap();
-    rt.block_on(async {
-        let app = crate::app::App::build(config).unwrap();
-        let r = app.run(Default::default()).await;
-        eprintln!("{r:?}");
-    });
-    0.into()
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let (config, json) = (cli.config.as_deref(), cli.json);
+    match cli.verb {
+        Verb::Run => run::run(load(config)?),
+        Verb::Check => Ok(check::run(config, json)),
+        Verb::Config { default } => {
+            let which = if default { show_config::Which::Sample } else { show_config::Which::Merged };
+            Ok(show_config::run(config, which, json))
+        }
+        Verb::Plan => plan::run(&load(config)?, json),
+        Verb::Decode(args) => decode::run(args),
+        Verb::Read(args) => read::run(&args, &load(config)?, json),
+        Verb::Outbox => outbox::run(&load(config)?, json),
+        Verb::Status(args) => status::run(&args, || load(config), json),
+        Verb::Demo(args) => pending::demo::run(args),
+    }
+}
+
+/// The whole configuration or all of its mistakes.
+fn load(path: Option<&Path>) -> anyhow::Result<Config> {
+    crate::config::load::load(path).map_err(|errors| Failure::new(exit::CONFIG, errors.to_string()).into())
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return failure.code;
+        }
+        if cause.downcast_ref::<std::io::Error>().is_some() {
+            return exit::IO;
+        }
+    }
+    exit::FAILED
+}
+
+/// Prints to standard output; that nobody reads it any more is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_names_its_exit_codes() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_long_help().to_string();
+        for code in [exit::FAILED, exit::CONFIG, exit::UNREACHABLE, exit::IO, exit::REFUSED] {
+            assert!(help.contains(&format!("\n  {code:>2}  ")), "{code} is not in the help");
+        }
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_the_failure_among_the_causes() {
+        let check = |error: anyhow::Error, expected: u8| assert_eq!(code_of(&error), expected, "{error:#}");
+        let io = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        check(anyhow::anyhow!("something"), exit::FAILED);
+        check(anyhow::Error::from(io()).context("opening the store"), exit::IO);
+        check(anyhow::Error::from(Failure::new(exit::CONFIG, "3 mistakes")), exit::CONFIG);
+        check(anyhow::Error::from(Failure::new(69, "silent")).context("asking"), exit::UNREACHABLE);
+    }
 }

@@ -1,1 +1,204 @@
-//! (to come)
+//! The status socket: what `fieldgate status` and `fieldgate read` ask.
+//!
+//! Constraints: whoever asks must never slow down a reading, so there are few connections,
+//! each with a bounded line and a deadline; an ask changes nothing; only root, the agent's
+//! own user and its group may ask.
+//!
+//! The way of an ask: accept → credentials of the peer → one line, parsed by `ask` → for
+//! `status` a snapshot of the counters; for `read` a [`ReadRequest`] to the bus, which serves
+//! it between two polls → one line back → closed.
+
+pub mod ask;
+pub mod client;
+pub mod peer;
+pub mod snapshot;
+pub mod spec;
+
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use self::ask::{Answer, Ask, Resolved, Shown, Why};
+use self::peer::Identity;
+use crate::channel::ReadRequest;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::model::time::Clock;
+
+/// Asks that are served at one time; more wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 8;
+
+/// Bytes of an ask.
+const LINE_MAX: u64 = 4096;
+
+/// For the ask to arrive, and for the answer to be taken.
+const TALK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// For a bus to serve a read: it may be in the late window of a mute device.
+const READ_DEADLINE: Duration = Duration::from_secs(30);
+
+/// After `accept` failed, for instance for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    own: Identity,
+    room: Arc<Room>,
+}
+
+/// What an answer is made of.
+pub struct Room {
+    pub config: Arc<Config>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+    /// One per bus, in the configuration's order.
+    pub buses: Vec<mpsc::Sender<ReadRequest>>,
+    pub started: Instant,
+}
+
+impl Control {
+    /// Makes the socket. One that a dead agent left behind is replaced; one that answers is
+    /// an error of kind `AddrInUse`.
+    pub fn bind(path: &Path, room: Room) -> io::Result<Control> {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(ErrorKind::AddrInUse, "another agent answers at this socket"));
+        }
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+        let own =
+            Identity { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        Ok(Control { listener, path: path.into(), own, room: Arc::new(room) })
+    }
+
+    pub async fn run(self, stop: CancellationToken) -> Result<(), io::Error> {
+        let mut asks = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.cancelled() => break,
+                Some(_) = asks.join_next() => {}
+                accepted = self.listener.accept(), if asks.len() < CONNECTIONS_MAX => match accepted {
+                    Ok((stream, _)) => {
+                        asks.spawn(serve(stream, self.own, self.room.clone()));
+                    }
+                    Err(error) => {
+                        warn!(%error, "the status socket cannot accept");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        // An ask that is being served is dropped: it changes nothing.
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            debug!(%error, "the status socket was already gone");
+        }
+        Ok(())
+    }
+}
+
+async fn serve(stream: UnixStream, own: Identity, room: Arc<Room>) {
+    let talk = async {
+        let answer = match admit(&stream, own).await {
+            Ok(()) => None,
+            Err(refused) => Some(Answer::error(Why::Refused, refused)),
+        };
+        let (read, mut write) = stream.into_split();
+        let answer = match answer {
+            Some(refused) => refused,
+            None => match listen(read).await {
+                Ok(ask) => room.answer(ask).await,
+                Err(error) => Answer::error(Why::Failed, error),
+            },
+        };
+        let mut line = serde_json::to_vec(&answer)?;
+        line.push(b'\n');
+        timeout(TALK_DEADLINE, write.write_all(&line)).await?
+    };
+    if let Err(error) = talk.await {
+        debug!(%error, "an asker went away");
+    }
+}
+
+/// The error is what the peer is told.
+async fn admit(stream: &UnixStream, own: Identity) -> Result<(), String> {
+    let cred = stream.peer_cred().map_err(|e| e.to_string())?;
+    let peer = Identity { uid: cred.uid(), gid: cred.gid() };
+    let text = async |path| tokio::fs::read_to_string(path).await.unwrap_or_default();
+    // Without account files (a minimal container) only the peer's first group counts.
+    if peer::may_ask(peer, own, "", "")
+        || peer::may_ask(peer, own, &text("/etc/passwd").await, &text("/etc/group").await)
+    {
+        return Ok(());
+    }
+    warn!(uid = peer.uid, gid = peer.gid, pid = cred.pid(), "refused at the status socket");
+    Err(format!("uid {} may not ask: not root, not the agent's user, not in its group", peer.uid))
+}
+
+async fn listen(read: tokio::net::unix::OwnedReadHalf) -> Result<Ask, String> {
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(read.take(LINE_MAX));
+    match timeout(TALK_DEADLINE, reader.read_until(b'\n', &mut line)).await {
+        Ok(Ok(_)) if line.ends_with(b"\n") => {
+            serde_json::from_slice(&line).map_err(|e| format!("not understood: {e}"))
+        }
+        Ok(Ok(n)) if n as u64 >= LINE_MAX => Err(format!("an ask has at most {LINE_MAX} bytes")),
+        Ok(Ok(_)) => Err("an ask ends with a line feed".into()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no ask within {} s", TALK_DEADLINE.as_secs())),
+    }
+}
+
+impl Room {
+    async fn answer(&self, ask: Ask) -> Answer {
+        match ask {
+            Ask::Status => {
+                let uptime_s = self.started.elapsed().as_secs();
+                let status = snapshot::take(&self.config, &self.metrics, self.clock.now(), uptime_s);
+                Answer::Status(Box::new(status))
+            }
+            Ask::Read(read) => match ask::resolve(&self.config, &read) {
+                Err(error) => Answer::error(Why::Failed, error),
+                Ok(found) => match self.read(found).await {
+                    Err(error) => Answer::error(Why::Unreachable, error),
+                    Ok(shown) => Answer::Read(shown),
+                },
+            },
+        }
+    }
+
+    async fn read(&self, found: Resolved) -> Result<Shown, String> {
+        let Resolved { bus, what, unit } = found;
+        let sender = self.buses.get(bus).ok_or("this bus takes no reads")?;
+        let (answer, answered) = oneshot::channel();
+        // Down never waits: a line that is asked faster than it can answer says so.
+        sender.try_send(ReadRequest { what, answer }).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => "other reads wait for this line; try again".to_string(),
+            mpsc::error::TrySendError::Closed(_) => "the bus is stopping".to_string(),
+        })?;
+        match timeout(READ_DEADLINE, answered).await {
+            Ok(Ok(measured)) => Ok(Shown::new(&measured?, unit)),
+            Ok(Err(_)) => Err("the bus stopped before it could answer".into()),
+            Err(_) => Err(format!("the line did not come to it within {} s", READ_DEADLINE.as_secs())),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

@@ -4,33 +4,49 @@ use std::path::Path;
 
 use rusqlite::OpenFlags;
 
-use super::{Error, Tally, connect, ledger, outbox};
+use super::{Error, connect, ledger, outbox};
 use crate::model::time::Timestamp;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inspection {
-    pub tally: Tally,
-    pub boots: i64,
-    pub bytes_on_disk: u64,
+    pub rows: u64,
+    pub readings: u64,
+    /// Of the file's pages, those that hold something.
+    pub bytes: u64,
     pub oldest: Option<Timestamp>,
     pub newest: Option<Timestamp>,
-    pub ledger: Vec<ledger::Entry>,
+    pub taken: u64,
+    pub delivered: u64,
+    pub ledger: Vec<LedgerEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LedgerEntry {
+    pub device: String,
+    pub reason: String,
+    pub count: u64,
+    pub first: Timestamp,
+    pub last: Timestamp,
 }
 
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
-    let bytes_on_disk = std::fs::metadata(path)?.len();
     let db = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // One transaction, so that the sums fit together while the agent goes on.
+    db.execute_batch("BEGIN")?;
     let at = |order: &str| -> Result<Option<Timestamp>, Error> {
         let mut st = db.prepare(&format!("SELECT first_ms FROM outbox ORDER BY id {order} LIMIT 1"))?;
         let mut rows = st.query([])?;
         Ok(rows.next()?.map(|r| r.get(0)).transpose()?.map(Timestamp))
     };
+    let tally = outbox::read_tally(&db)?;
     Ok(Inspection {
-        tally: outbox::read_tally(&db)?,
-        boots: db.query_row("SELECT boots FROM tally", [], |r| r.get(0))?,
-        bytes_on_disk,
+        rows: tally.rows_waiting().max(0) as u64,
+        readings: tally.readings_waiting().max(0) as u64,
+        bytes: outbox::used(&db)?,
         oldest: at("ASC")?,
         newest: at("DESC")?,
+        taken: tally.taken as u64,
+        delivered: tally.delivered as u64,
         ledger: ledger::read(&db)?,
     })
 }

@@ -5,6 +5,7 @@
 
 use rusqlite::{Connection, Transaction, params};
 
+use super::inspect::LedgerEntry;
 use super::{Error, Store, lock};
 use crate::model::row::Dropped;
 use crate::model::time::Timestamp;
@@ -12,32 +13,23 @@ use crate::model::time::Timestamp;
 /// About a year of one device losing something each hour. Then the oldest are folded.
 pub const ENTRIES_MAX: i64 = 10_000;
 
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Entry {
-    pub device: String,
-    pub reason: String,
-    pub readings: u64,
-    pub first_t: i64,
-    pub last_t: i64,
-}
-
 impl Store {
-    pub fn ledger(&self) -> Result<Vec<Entry>, Error> {
+    pub fn ledger(&self) -> Result<Vec<LedgerEntry>, Error> {
         read(&lock(&self.reader))
     }
 }
 
-pub(super) fn read(db: &Connection) -> Result<Vec<Entry>, Error> {
+pub(super) fn read(db: &Connection) -> Result<Vec<LedgerEntry>, Error> {
     let mut st = db.prepare_cached(
         "SELECT device, reason, readings, first_ms, last_ms FROM ledger ORDER BY hour, device, reason",
     )?;
     let rows = st.query_map([], |r| {
-        Ok(Entry {
+        Ok(LedgerEntry {
             device: r.get(0)?,
             reason: r.get(1)?,
-            readings: r.get::<_, i64>(2)? as u64,
-            first_t: r.get(3)?,
-            last_t: r.get(4)?,
+            count: r.get::<_, i64>(2)? as u64,
+            first: Timestamp(r.get(3)?),
+            last: Timestamp(r.get(4)?),
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)

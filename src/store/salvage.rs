@@ -126,16 +126,16 @@ fn copy(from: &Path, to: &Store, now: Timestamp) -> Result<(u64, u64), Error> {
         ledger::note(&t, &all, now)?;
     }
     if let Ok(mut old) = ledger::read(&db) {
-        old.retain(|e| e.readings > 0);
+        old.retain(|e| e.count > 0);
         for e in old {
             t.execute(
                 "INSERT OR IGNORE INTO ledger (device, reason, hour, readings, first_ms, last_ms)
                  VALUES (?1, ?2, 0, 0, ?4, ?5)",
-                params![e.device, e.reason, 0, e.first_t, e.last_t],
+                params![e.device, e.reason, 0, e.first.0, e.last.0],
             )?;
             t.execute(
                 "UPDATE ledger SET readings = readings + ?3 WHERE device = ?1 AND reason = ?2 AND hour = 0",
-                params![e.device, e.reason, e.readings as i64],
+                params![e.device, e.reason, e.count as i64],
             )?;
         }
     }
