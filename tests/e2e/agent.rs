@@ -58,12 +58,17 @@ impl Agent {
 
     /// Another verb on the same configuration, with `--json`.
     pub fn ask(&self, verb: &str) -> String {
-        let output = self.command(verb).arg("--json").stderr(Stdio::inherit()).output().unwrap();
+        let output = self.command(verb).arg("--json").stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+        let output = output.unwrap();
         String::from_utf8(output.stdout).unwrap()
     }
 
     fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(BINARY);
+        // A verb that never ends would hold the whole suite; `run` ends with its owner.
+        let mut command = Command::new(if verb == "run" { BINARY } else { "timeout" });
+        if verb != "run" {
+            command.args(["10", BINARY]);
+        }
         command.arg(verb).arg("--config").arg(&self.configuration);
         // Nothing of the caller's environment may configure the agent.
         for (name, _) in std::env::vars_os() {

@@ -83,7 +83,7 @@ fn broker_that_accepts_and_never_acks_until_it_does() {
 fn outbox_is_short(world: &World) -> bool {
     let text = world.agent.ask("outbox");
     let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"));
-    value["rows"].as_u64().unwrap_or_else(|| panic!("no depth in {value}")) <= 4
+    value["rows_waiting"].as_u64().unwrap_or_else(|| panic!("no depth in {value}")) <= 4
 }
 
 #[test]
