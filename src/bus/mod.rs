@@ -41,7 +41,6 @@ use crate::model::device::{Bus, Device, ModbusDevice, Protocol, RequestLimits, W
 use crate::model::ids::DeviceIndex;
 use crate::model::observation::{Observation, Seen};
 use crate::model::reading::{Measured, Reading};
-use crate::model::register::RegisterPoint;
 use crate::model::time::{Clock, Timestamp};
 use crate::model::value::Cause;
 

@@ -106,10 +106,10 @@ mod tests {
             assert!(error.contains(expected), "{json}: {error}");
         };
         check(r#"{"table":"coils","address":3,"type":"bool"}"#, "coil, discrete, holding or input");
-        check(r#"{"table":"input","address":3,"type":"float"}"#, "for instance uint16");
-        check(r#"{"table":"input","address":3,"type":"string"}"#, "needs registers 1 to 125");
-        check(r#"{"table":"input","address":3,"type":"bit","bit":16}"#, "bit 0 to 15");
-        check(r#"{"table":"input","address":3,"type":"int32","order":"AABC"}"#, "permutation of ABCD");
+        check(r#"{"table":"input","address":3,"type":"float"}"#, "float16, float32, float64");
+        check(r#"{"table":"input","address":3,"type":"string"}"#, "registers");
+        check(r#"{"table":"input","address":3,"type":"bit","bit":16}"#, "bit");
+        check(r#"{"table":"input","address":3,"type":"int32","order":"AABC"}"#, "ABCD");
         check(r#"{"table":"input","address":65535,"type":"int32"}"#, "beyond 65535");
     }
 }
