@@ -12,7 +12,7 @@ fn broker_away_and_back() {
     world.relay.set(Mode::Cut);
     wait_polls(|| device.served(), outage_polls());
     world.relay.set(Mode::Pass);
-    world.settle(|| device.served(), Allowed { kills: 0, cuts: 1 });
+    world.settle(|| device.served(), Allowed { cuts: 1, ..Allowed::default() });
     world.agent.assert_running();
 }
 
@@ -22,7 +22,7 @@ fn agent_killed_while_the_broker_is_there() {
     world.agent.kill();
     world.agent.start();
     world.wait_arrived(40);
-    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1 });
+    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1, ..Allowed::default() });
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn agent_killed_and_restarted_during_the_outage() {
     // It polls although it has not seen the broker in this life.
     wait_polls(|| device.served(), outage_polls() / 2);
     world.relay.set(Mode::Pass);
-    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1 });
+    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1, ..Allowed::default() });
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn agent_killed_during_the_outage_and_restarted_after_it() {
     world.relay.set(Mode::Pass);
     world.agent.start();
     world.wait_arrived(outage_polls() * 8);
-    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1 });
+    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1, ..Allowed::default() });
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn agent_killed_again_and_again_while_the_backlog_drains() {
         world.agent.kill();
         world.agent.start();
     }
-    world.settle(|| device.served(), Allowed { kills, cuts: 1 + kills });
+    world.settle(|| device.served(), Allowed { kills, cuts: 1 + kills, killed_draining: true });
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn broker_that_accepts_and_never_acks_until_it_does() {
     let connections = world.relay.accepted();
     // The acks that were swallowed never come: whatever is owed must be asked for again.
     world.relay.set(Mode::Pass);
-    world.settle(|| device.served(), Allowed { kills: 0, cuts: connections + 1 });
+    world.settle(|| device.served(), Allowed { cuts: connections + 1, ..Allowed::default() });
     // Everything has arrived already, acks or not; the agent must also come to know it.
     until_true("the outbox to run empty", || outbox_is_short(&world));
 }
@@ -96,7 +96,7 @@ fn half_open_connection() {
     until_true("another connection attempt", || world.relay.accepted() > connections);
     let attempts = world.relay.accepted() - connections;
     world.relay.set(Mode::Pass);
-    world.settle(|| device.served(), Allowed { kills: 0, cuts: 1 + attempts });
+    world.settle(|| device.served(), Allowed { cuts: 1 + attempts, ..Allowed::default() });
     world.agent.assert_running();
 }
 
@@ -110,7 +110,7 @@ fn session_lost_by_the_broker() {
     world.cloud.wait_subscribed(subscriptions + 1);
     wait_polls(|| device.served(), outage_polls() / 5);
     world.relay.set(Mode::Pass);
-    world.settle(|| device.served(), Allowed { kills: 0, cuts: 1 });
+    world.settle(|| device.served(), Allowed { cuts: 1, ..Allowed::default() });
     world.agent.assert_running();
 }
 
@@ -127,7 +127,7 @@ fn what_grows_too_old_stands_in_the_ledger() {
     // No device, no new values: from here on the two sides can be compared to the last one.
     device.kill();
     let served = device.served().len() as u64;
-    world.settle(|| device.served(), Allowed { kills: 0, cuts: 1 });
+    world.settle(|| device.served(), Allowed { cuts: 1, ..Allowed::default() });
     until_true("delivered and given up to add up to what was taken", || {
         let arrived = world.cloud.arrived();
         let given_up = arrived.gaps.get("dev01").copied().unwrap_or(0);
