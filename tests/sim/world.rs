@@ -196,6 +196,8 @@ impl Stage {
         };
         self.until(self.closed).await;
         // Rest: what stands in the outbox now leaves it, and nothing new comes.
+        // The units, asked for the last time, are told silent within their backoff.
+        sleep(Duration::from_secs(20)).await;
         let patience = self.closed + Duration::from_secs(120);
         while agent.store.tally().rows_waiting() > 0 && self.origin.elapsed() < patience {
             sleep(Duration::from_secs(1)).await;
