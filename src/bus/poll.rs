@@ -10,6 +10,7 @@
 //! - Exceptions 2 and 3 cost only the points they belong to: the block is halved until the
 //!   bad address is known.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,22 +167,19 @@ impl Station {
         stop: &CancellationToken,
     ) -> Fetched {
         let mut fetched = Fetched::default();
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
-        let mut open = vec![request.clone()];
+        let (mut good, mut bad, mut split) = (Vec::new(), Vec::new(), false);
+        let mut open = vec![Cow::Borrowed(request)];
         while let Some(part) = open.pop() {
             let command = Command::Read { table: part.table, address: part.address, count: part.count };
             let fate = line.transact(&self.modbus, &command, poll.retries, stop).await;
             match &fate {
                 Err(Error::Exception(2 | 3)) if let Some((low, high)) = halve(&part) => {
-                    fetched.answered = true;
+                    (fetched.answered, split) = (true, true);
                     // Not cut short by a stop: at most a few quick calls.
-                    open.extend([high, low]);
+                    open.extend([Cow::Owned(high), Cow::Owned(low)]);
                     continue;
                 }
-                Ok(_) => {
-                    fetched.answered = true;
-                    good.push(part.clone());
-                }
+                Ok(_) => fetched.answered = true,
                 // The gateway speaks for a unit that does not.
                 Err(e @ (Error::Timeout | Error::BusGone(_) | Error::Exception(10 | 11))) => {
                     fetched.gave_up = Some(e.cause());
@@ -200,9 +198,11 @@ impl Station {
             if fetched.gave_up.is_some() {
                 return fetched;
             }
+            if split && poll.pieces.last().is_some_and(|p| p.fate.is_ok()) {
+                good.push(part.into_owned());
+            }
         }
-        let split = good.len() + bad.len() > 1 && fetched.garbled.is_none();
-        if split {
+        if split && fetched.garbled.is_none() {
             self.plans.learn(&poll.planned, request, good, &bad, poll.now);
         }
         fetched

@@ -191,3 +191,114 @@ impl Group {
         passed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn schedule(devices: &[&[u64]]) -> Schedule {
+        Schedule::new(devices.iter().map(|intervals| Pace {
+            intervals: intervals.iter().map(|n| MS(*n)).collect(),
+            silent_after: 2,
+            backoff: Backoff::new(MS(1000), MS(8000), 1),
+        }))
+    }
+
+    /// `time device groups skipped` of each poll until `end`; a poll takes `took`.
+    fn polls(schedule: &mut Schedule, took: u64, end: u64) -> Vec<String> {
+        let (mut now, mut groups, mut made) = (Duration::ZERO, Vec::new(), Vec::new());
+        while now < MS(end) {
+            match schedule.take(now, &mut groups) {
+                Some(due) => {
+                    made.push(format!("{} d{} {groups:?} {}", now.as_millis(), due.device, due.skipped));
+                    now += MS(took);
+                    schedule.finished(due.device, now);
+                }
+                None => match schedule.next_due() {
+                    Some(due) => now = due,
+                    None => break,
+                },
+            }
+        }
+        made
+    }
+
+    fn check(devices: &[&[u64]], took: u64, end: u64, expected: &[&str]) {
+        assert_eq!(polls(&mut schedule(devices), took, end), expected, "{devices:?}, {took} ms each");
+    }
+
+    #[test]
+    fn intervals_lie_on_one_grid() {
+        check(
+            &[&[200, 500]],
+            10,
+            1100,
+            &[
+                "0 d0 [0, 1] 0",
+                "200 d0 [0] 0",
+                "400 d0 [0] 0",
+                "500 d0 [1] 0",
+                "600 d0 [0] 0",
+                "800 d0 [0] 0",
+                "1000 d0 [0, 1] 0",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_comes_too_late_is_skipped_and_leaves_no_burst() {
+        check(&[&[100]], 250, 1000, &["0 d0 [0] 0", "250 d0 [0] 1", "500 d0 [0] 2", "750 d0 [0] 1"]);
+        // Late, but before the next one is due: nothing is skipped, and the grid stays.
+        check(&[&[100]], 90, 300, &["0 d0 [0] 0", "100 d0 [0] 0", "200 d0 [0] 0"]);
+    }
+
+    #[test]
+    fn a_device_without_pause_leaves_the_others_their_turn() {
+        let made = polls(&mut schedule(&[&[0], &[100], &[0]]), 10, 300);
+        let of = |device: &str| made.iter().filter(|m| m.contains(device)).count();
+        assert_eq!(of("d1"), 3, "{made:?}");
+        assert!(of("d0").abs_diff(of("d2")) <= 1, "{made:?}");
+    }
+
+    #[test]
+    fn a_device_without_points_is_never_due() {
+        check(&[&[]], 1, 1000, &[]);
+        check(&[], 1, 1000, &[]);
+    }
+
+    #[test]
+    fn a_silent_device_waits_longer_each_time_and_returns_at_once() {
+        let mut schedule = schedule(&[&[100]]);
+        let mut groups = Vec::new();
+        assert_eq!(schedule.failed(0, MS(0), false), None);
+        assert_eq!(schedule.failed(0, MS(100), false), Some(Change::Silent));
+        let mut now = MS(100);
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            let due = schedule.next_due().unwrap();
+            waits.push((due - now).as_millis());
+            assert_eq!(schedule.take(due - MS(1), &mut groups), None);
+            assert_eq!(schedule.take(due, &mut groups), Some(Due { device: 0, skipped: 0 }));
+            now = due;
+            assert_eq!(schedule.failed(0, now, false), None, "said once");
+        }
+        assert!(waits[0] >= 1000 && waits[0] <= 2000 && waits[5] >= 4000, "{waits:?}");
+        assert_eq!(schedule.answered(0), Some(Change::Back));
+        assert_eq!(schedule.answered(0), None);
+        assert!(schedule.next_due().unwrap() <= now + MS(100));
+    }
+
+    #[test]
+    fn who_fell_silent_with_the_line_waits_for_the_line() {
+        let mut schedule = schedule(&[&[100], &[100]]);
+        for device in [0, 1] {
+            schedule.failed(device, MS(0), true);
+            schedule.failed(device, MS(100), true);
+        }
+        assert_eq!(schedule.next_due(), None);
+        schedule.line_is_back(MS(5000));
+        assert_eq!(schedule.next_due(), Some(MS(5000)));
+    }
+}

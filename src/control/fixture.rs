@@ -28,6 +28,7 @@ pub fn config() -> Config {
         log: Log { level: "info".into(), format: LogFormat::Text },
         buses: vec![bus("line-1", 0), bus("line-2", 1)],
         devices: vec![meter(), scale()],
+        warnings: Vec::new(),
     }
 }
 

@@ -174,7 +174,14 @@ impl Hub {
 
     async fn trim(&self) -> Result<usize, Error> {
         let (gateway, now, boot) = (self.gateway.clone(), self.clock.now(), self.store.boot().to_string());
-        let dropped = self.store.run(move |s| s.trim(now, &|d| gap(&gateway, &boot, d))).await?;
+        let dropped = self
+            .store
+            .run(move |s| {
+                let dropped = s.trim(now, &|d| gap(&gateway, &boot, d))?;
+                s.shrink()?;
+                Ok::<_, store::Error>(dropped)
+            })
+            .await?;
         for d in &dropped {
             self.metrics.store.readings_dropped.add(d.readings);
             tracing::error!(

@@ -52,7 +52,7 @@ impl Decimal {
     pub fn times(self, other: Decimal) -> Option<Decimal> {
         let places = self.places + other.places;
         (places <= PLACES_MAX).then_some(())?;
-        Some(Decimal { digits: self.digits.checked_mul(other.digits)?, places })
+        Some(Decimal { digits: multiply(self.digits, other.digits)?, places })
     }
 
     /// Times ten to the `power`.
@@ -61,7 +61,7 @@ impl Decimal {
             let places = self.places + power.unsigned_abs();
             return (places <= PLACES_MAX).then_some(Decimal { digits: self.digits, places });
         }
-        Some(Decimal { digits: self.digits.checked_mul(power_of_ten(power as u8))?, places: self.places })
+        Some(Decimal { digits: multiply(self.digits, power_of_ten(power as u8))?, places: self.places })
     }
 
     pub fn plus(self, other: Decimal) -> Option<Decimal> {
@@ -77,8 +77,8 @@ impl Decimal {
 
     /// The nearest integer to the quotient, halves away from zero.
     pub fn over(self, other: Decimal) -> Option<i128> {
-        let above = self.digits.checked_mul(power_of_ten(other.places))?;
-        let below = other.digits.checked_mul(power_of_ten(self.places))?;
+        let above = multiply(self.digits, power_of_ten(other.places))?;
+        let below = multiply(other.digits, power_of_ten(self.places))?;
         (below != 0).then(|| divide(above, below))
     }
 
@@ -101,7 +101,7 @@ impl Decimal {
     }
 
     fn at(self, places: u8) -> Option<i128> {
-        self.digits.checked_mul(power_of_ten(places - self.places))
+        multiply(self.digits, power_of_ten(places - self.places))
     }
 }
 
@@ -115,11 +115,33 @@ pub fn round(x: f64, places: u8) -> f64 {
 
 /// At most [`PLACES_MAX`] is ever asked for.
 fn power_of_ten(places: u8) -> i128 {
-    10i128.pow(u32::from(places.min(PLACES_MAX)))
+    const TABLE: [i128; PLACES_MAX as usize + 1] = {
+        let mut table = [1; PLACES_MAX as usize + 1];
+        let mut at = 1;
+        while at < table.len() {
+            table[at] = table[at - 1] * 10;
+            at += 1;
+        }
+        table
+    };
+    TABLE[usize::from(places.min(PLACES_MAX))]
 }
 
+/// Checked multiplication and division of 128 bits are library calls; the numbers of nearly
+/// all readings fit into 64.
+fn multiply(a: i128, b: i128) -> Option<i128> {
+    match (i64::try_from(a), i64::try_from(b)) {
+        (Ok(a), Ok(b)) => Some(i128::from(a) * i128::from(b)),
+        _ => a.checked_mul(b),
+    }
+}
+
+/// The nearest integer to the quotient, halves away from zero.
 fn divide(above: i128, below: i128) -> i128 {
-    let (quotient, rest) = (above / below, above % below);
+    let (quotient, rest) = match (i64::try_from(above), i64::try_from(below)) {
+        (Ok(above), Ok(below)) if above != i64::MIN => (i128::from(above / below), i128::from(above % below)),
+        _ => (above / below, above % below),
+    };
     if rest.unsigned_abs() >= below.unsigned_abs().div_ceil(2) {
         quotient + if (above < 0) == (below < 0) { 1 } else { -1 }
     } else {

@@ -1,0 +1,99 @@
+//! Devices we did not write: pymodbus, a line writer, and socat as the cable between two ttys.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::account::Sample;
+use super::wait::{Process, free_port, listens, until_true};
+
+/// A pair of pseudo-terminals, tied together.
+pub struct Cable {
+    _process: Process,
+    /// The end for the agent.
+    pub near: PathBuf,
+    /// The end for the device.
+    pub far: PathBuf,
+}
+
+impl Cable {
+    pub fn new(dir: &Path, name: &str) -> Cable {
+        let (near, far) = (dir.join(format!("{name}-near")), dir.join(format!("{name}-far")));
+        let end = |link: &Path| format!("pty,raw,echo=0,link={}", link.display());
+        let process = Process::start(
+            Command::new("socat")
+                .arg(end(&near))
+                .arg(end(&far))
+                .stdout(Stdio::null())
+                .stderr(Stdio::inherit()),
+        );
+        until_true("socat to make both ttys", || near.exists() && far.exists());
+        Cable { _process: process, near, far }
+    }
+}
+
+/// A foreign device process and the file in which it notes what it handed out.
+pub struct Device {
+    process: Process,
+    served: PathBuf,
+}
+
+impl Device {
+    /// pymodbus over TCP; answers with its port.
+    pub fn modbus_tcp(dir: &Path, units: &[u8], points: usize) -> (Device, u16) {
+        let port = free_port();
+        let device = Device::modbus(dir, "tcp", &port.to_string(), units, points);
+        until_true("pymodbus to listen", || listens(port));
+        (device, port)
+    }
+
+    /// pymodbus on the far end of a cable.
+    pub fn modbus_rtu(dir: &Path, cable: &Cable, units: &[u8], points: usize) -> Device {
+        Device::modbus(dir, "rtu", &cable.far.display().to_string(), units, points)
+    }
+
+    pub fn line_writer(dir: &Path, cable: &Cable, noise_every: usize) -> Device {
+        let served = dir.join("line.served");
+        let process = python(
+            "line_writer.py",
+            &[&cable.far.display().to_string(), "--noise-every", &noise_every.to_string(), "--served"],
+            &served,
+        );
+        Device { process, served }
+    }
+
+    fn modbus(dir: &Path, transport: &str, place: &str, units: &[u8], points: usize) -> Device {
+        let served = dir.join(format!("{transport}.served"));
+        let units = units.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
+        let process = python(
+            "modbus_server.py",
+            &[transport, place, "--units", &units, "--points", &points.to_string(), "--served"],
+            &served,
+        );
+        Device { process, served }
+    }
+
+    pub fn served(&self) -> Vec<Sample> {
+        let text = std::fs::read_to_string(&self.served).unwrap_or_default();
+        // The last line may be half written.
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        whole.lines().map(|line| Sample::parse(line).unwrap_or_else(|| panic!("{line:?}"))).collect()
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+}
+
+fn python(script: &str, arguments: &[&str], served: &Path) -> Process {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = std::env::var_os("FIELDGATE_TEST_PYTHON")
+        .map_or_else(|| root.join(".cache/test-venv/bin/python"), PathBuf::from);
+    Process::start(
+        Command::new(python)
+            .arg(root.join("tests/e2e/fixtures").join(script))
+            .args(arguments)
+            .arg(served)
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit()),
+    )
+}
