@@ -29,6 +29,8 @@ struct Run<S> {
     limits: Limits,
     /// A row under suspicion that goes first and alone, once the connection is proven good.
     probe: Probe,
+    /// So many rows go one by one, because one of them made the broker hang up.
+    one_by_one: usize,
     committed: watch::Receiver<OutboxId>,
     progress: bool,
     /// Commits at the last tick, to see whether acknowledged rows are deleted by themselves.
@@ -88,6 +90,10 @@ impl<L: Link> Uplink<L> {
             probe: match suspect.verdict() {
                 Verdict::Probe(id) => Probe::Wanted(id),
                 _ => Probe::No,
+            },
+            one_by_one: match suspect.verdict() {
+                Verdict::Probe(_) => usize::from(self.config.window),
+                _ => 0,
             },
             committed,
             progress: false,
@@ -164,7 +170,7 @@ impl<L: Link> Uplink<L> {
             Probe::Wanted(_) => return Ok(Ok(None)),
         }
         for lane in [Lane::Live, Lane::Backlog] {
-            while run.window.room(lane) > 0 {
+            while run.room(lane) {
                 if run.buffer(lane).is_empty() && !self.fetch(run, lane).await? {
                     break;
                 }
@@ -410,15 +416,24 @@ impl<S: Session> Run<S> {
         Ok(())
     }
 
+    fn room(&self, lane: Lane) -> bool {
+        self.window.room(lane) > 0 && (self.one_by_one == 0 || self.window.is_empty())
+    }
+
     fn settle(&mut self, suspect: &mut Suspect, id: OutboxId) {
         suspect.settled(id);
+        self.one_by_one = self.one_by_one.saturating_sub(1);
         if self.probe == Probe::Sent(id) {
             self.probe = Probe::No;
         }
     }
 
     fn lost(&self, why: LinkError) -> Ended {
-        let alone = matches!(self.probe, Probe::Sent(_));
+        // A probe waits for an empty window, so whoever goes one by one goes alone, but for a
+        // status message, which has been taken before.
+        let alone = (matches!(self.probe, Probe::Sent(_)) || self.one_by_one > 0)
+            && !matches!(self.probe, Probe::Wanted(_))
+            && self.window.used() == 1;
         Ended::Lost { why, head: self.window.head(), alone, progress: self.progress }
     }
 }
