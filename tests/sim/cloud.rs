@@ -123,9 +123,9 @@ impl Cloud {
         };
         let boot = payload["boot"].as_str().and_then(|b| b.rsplit('-').next()).unwrap_or_default();
         let mut random = self.dice.of(&format!("verdict {device} {boot}"), seq);
-        let early = payload["readings"][0]["t"].as_i64().is_some_and(|t| {
-            t < crate::world::BASE.0 + self.calm.as_millis() as i64
-        });
+        let early = payload["readings"][0]["t"]
+            .as_i64()
+            .is_some_and(|t| t < crate::world::BASE.0 + self.calm.as_millis() as i64);
         match random.u32(0..1500) {
             _ if self.temper == Temper::Calm || !early => Verdict::Takes,
             0 => Verdict::HangsUp,

@@ -63,9 +63,13 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn none(complaints: Vec<String>) {
-    let shown: Vec<String> =
-        complaints.iter().take(30).map(|c| c.chars().take(600).collect()).collect();
-    assert!(complaints.is_empty(), "{} complaints (seed: check: ...)\n{}", complaints.len(), shown.join("\n"));
+    let shown: Vec<String> = complaints.iter().take(30).map(|c| c.chars().take(600).collect()).collect();
+    assert!(
+        complaints.is_empty(),
+        "{} complaints (seed: check: ...)\n{}",
+        complaints.len(),
+        shown.join("\n")
+    );
 }
 
 #[test]
@@ -78,7 +82,9 @@ fn seeds_of_every_day_lose_nothing() {
         checks::judge(&evidence)
     });
     if let Some(seed) = complaints.first().and_then(|c| c.split(':').next()) {
-        println!("repeat with: FIELDGATE_SIM_SEEDS={seed}..{seed} cargo test --test sim -- --nocapture seeds");
+        println!(
+            "repeat with: FIELDGATE_SIM_SEEDS={seed}..{seed} cargo test --test sim -- --nocapture seeds"
+        );
     }
     none(complaints);
 }
@@ -87,7 +93,12 @@ fn show(seed: u64, e: &Evidence) {
     let taken: i64 = e.lives.iter().map(|l| l.taken).sum();
     println!(
         "seed {seed}: {} lives, {taken} taken, {} delivered, {} dropped, {} messages, {} served, expires {}",
-        e.lives.len(), e.delivered, e.dropped, e.arrivals.len(), e.served.len(), e.expires
+        e.lives.len(),
+        e.delivered,
+        e.dropped,
+        e.arrivals.len(),
+        e.served.len(),
+        e.expires
     );
 }
 

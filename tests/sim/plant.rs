@@ -270,7 +270,8 @@ impl Plant {
                 request.frame(LINES[line], &pdu)
             }
         };
-        let bytes = if matches!(fate, Fate::Garbled) { garble(LINES[line], bytes, &mut random) } else { bytes };
+        let bytes =
+            if matches!(fate, Fate::Garbled) { garble(LINES[line], bytes, &mut random) } else { bytes };
         Some(Pending {
             due: Instant::now() + delay,
             device,
@@ -357,6 +358,7 @@ fn garble(framing: Framing, mut bytes: Vec<u8>, random: &mut fastrand::Rng) -> V
 
 fn crc(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0xFFFF, |crc, byte| {
-        (0..8).fold(crc ^ u16::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xA001 } else { crc >> 1 })
+        (0..8)
+            .fold(crc ^ u16::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xA001 } else { crc >> 1 })
     })
 }
