@@ -83,7 +83,7 @@ enum Verb {
     /// Show how the running agent does
     Status(status::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
-    Demo(pending::demo::Args),
+    Demo(demo::Args),
 }
 
 /// An error with an exit code of its own.
@@ -129,7 +129,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Read(args) => read::run(&args, &load(config)?, json),
         Verb::Outbox => outbox::run(&load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
-        Verb::Demo(args) => pending::demo::run(args),
+        Verb::Demo(args) => demo::run(&args, json),
     }
 }
 

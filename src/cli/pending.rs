@@ -37,14 +37,3 @@ pub mod plan {
         anyhow::bail!("still being built")
     }
 }
-
-pub mod demo {
-    use super::*;
-
-    #[derive(clap::Args)]
-    pub struct Args {}
-
-    pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-        anyhow::bail!("still being built")
-    }
-}

@@ -15,6 +15,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -58,6 +59,12 @@ impl Port {
     pub fn pair() -> io::Result<(Port, Port)> {
         let (a, b) = SerialStream::pair()?;
         Ok((Port { stream: a }, Port { stream: b }))
+    }
+
+    /// Where another process, or another part of this one, opens this end of a [`Port::pair`];
+    /// `None` for the end that has no name.
+    pub fn path(&self) -> Option<PathBuf> {
+        self.stream.name().map(PathBuf::from)
     }
 
     /// Takes what the kernel holds, without waiting; `WouldBlock` when it holds nothing.
