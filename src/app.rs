@@ -18,8 +18,8 @@ use crate::metrics::Metrics;
 use crate::model::ids::DeviceIndex;
 use crate::model::observation::Observation;
 use crate::model::time::{CLOCK_PLAUSIBLE_FROM, Clock};
+use crate::notify::Notifier;
 use crate::notify::progress::Expectations;
-use crate::notify::{self, Notifier};
 use crate::store::{self, Store};
 use crate::supervise::{Ended, Stage, Supervisor};
 use crate::uplink::Uplink;
@@ -123,7 +123,6 @@ impl<L: Link> App<L> {
         let token = tasks.token(Stage::Uplink);
         tasks.spawn("uplink", Stage::Uplink, uplink.run(token));
         let ended = tasks.run(stop, grace).await;
-        notify::stopping();
         if let Err(e) = store.run(Store::close).await {
             tracing::warn!(why = %e, "the store was not closed in order; the next start makes up for it");
         }

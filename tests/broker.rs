@@ -1,8 +1,9 @@
 //! The broker under clients that were written by others: mosquitto's tools and rumqttc, in
 //! both protocol versions, always over TLS with client certificates.
 
+use std::io::BufRead;
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,9 +16,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -98,15 +99,13 @@ impl World {
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+            .stderr(Stdio::piped());
         command
     }
 
     /// Exit code and everything it said.
     async fn publish(&self, version: &str, more: &[&str]) -> (i32, String) {
-        let out = timeout(PATIENCE, self.tool("mosquitto_pub", version, more).output()).await;
-        let out = out.expect("mosquitto_pub came to an end").unwrap();
+        let out = finish(self.tool("mosquitto_pub", version, more)).await;
         let text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
         (out.status.code().unwrap_or(-1), text)
     }
@@ -135,10 +134,29 @@ async fn next(subscriber: &Subscriber<House>) -> String {
     format!("{}={}", message.topic, String::from_utf8_lossy(&message.payload))
 }
 
+/// Runs a tool to its end, beside the broker. A tool that hangs is ended with its test.
+async fn finish(mut command: Command) -> Output {
+    let child = command.spawn().expect("mosquitto's tools are installed");
+    let id = child.id().to_string();
+    let done = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let Ok(done) = timeout(PATIENCE, done).await else {
+        Command::new("kill").arg(&id).status().unwrap();
+        panic!("{command:?} did not come to an end")
+    };
+    done.unwrap().unwrap()
+}
+
 /// A running `mosquitto_sub`, of which the lines are read as they come.
 struct Listening {
-    _child: Child,
-    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Listening {
@@ -154,14 +172,16 @@ impl Listening {
         world.bus.publish(ready);
         let more = [&["-v", "-t", "ready"], more].concat();
         let mut child = world.tool("mosquitto_sub", version, &more).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut listening = Listening { _child: child, lines };
+        let out = std::io::BufReader::new(child.stdout.take().unwrap());
+        let (said, lines) = mpsc::channel(100);
+        std::thread::spawn(move || out.lines().map_while(Result::ok).all(|l| said.blocking_send(l).is_ok()));
+        let mut listening = Listening { child, lines };
         assert_eq!(listening.next().await, "ready ready");
         listening
     }
 
     async fn next(&mut self) -> String {
-        timeout(PATIENCE, self.lines.next_line()).await.expect("a line").unwrap().expect("not the end")
+        timeout(PATIENCE, self.lines.recv()).await.expect("a line").expect("not the end")
     }
 }
 
@@ -301,8 +321,8 @@ async fn a_subscriber_that_was_away_gets_what_it_missed() {
             assert_eq!(w.publish(version, &["-q", "1", "-t", "q/x", "-m", i]).await.0, 0);
         }
         session.extend(["-v", "-C", "3"]);
-        let out = timeout(PATIENCE, w.tool("mosquitto_sub", version, &session).output()).await;
-        let text = String::from_utf8(out.expect("three messages").unwrap().stdout).unwrap();
+        let out = finish(w.tool("mosquitto_sub", version, &session)).await;
+        let text = String::from_utf8(out.stdout).unwrap();
         assert_eq!(text, "q/x 1\nq/x 2\nq/x 3\n", "{version}");
         w.bus.broker().kick(w.bus.now(), |_, id| id == "keeper", Reason::ADMINISTRATIVE, true);
     }

@@ -14,6 +14,7 @@
 //! and parses → the same observation.
 
 pub mod line;
+pub mod lines;
 pub mod plans;
 pub mod poll;
 pub mod schedule;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::line::{Dial, Line};
+use self::lines::Speaker;
 use self::poll::Station;
 use self::schedule::{Change, Due, Pace, Schedule};
 use crate::backoff::Backoff;
@@ -83,6 +85,8 @@ impl BusTask {
             match work.decide() {
                 Step::Open => work.open().await,
                 Step::Poll(due) => work.poll(due).await?,
+                Step::Heard => work.tell_heard().await?,
+                Step::Silent(speaker) => work.tell_speaker_silent(speaker).await?,
                 Step::Wait(until) => {
                     work.line.rest();
                     tokio::select! {
@@ -102,6 +106,30 @@ impl BusTask {
     }
 }
 
+/// Opens the line of `bus`, makes one read and closes it: for when no agent runs.
+pub async fn read_once(bus: &Bus, devices: &[Device], what: What) -> Result<Measured, String> {
+    // Without points nothing is polled, and the devices still lend their timing.
+    let bare = |i: &DeviceIndex| Some((*i, Device { points: Arc::from([]), ..devices.get(i.at())?.clone() }));
+    let (observations, _) = mpsc::channel(1);
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let (_, reads) = mpsc::channel(1);
+    let task = BusTask {
+        bus: bus.clone(),
+        devices: bus.devices.iter().filter_map(bare).collect(),
+        clock: Clock::System,
+        observations,
+        reads,
+        metrics: Arc::new(Metrics::new(1, devices.len())),
+        bus_index: 0,
+        seed: 0,
+        dial: Dial::Transport,
+    };
+    let (mut work, _) = Work::new(task, CancellationToken::new());
+    work.line.open().await.map_err(|e| e.to_string())?;
+    work.serve(ReadRequest { what, answer }).await;
+    answered.await.unwrap_or_else(|_| Err("the line gave no answer".to_owned()))
+}
+
 async fn until_moment(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
@@ -112,6 +140,10 @@ async fn until_moment(moment: Option<Instant>) {
 enum Step {
     Open,
     Poll(Due),
+    /// Bytes wait for the line-speaking devices.
+    Heard,
+    /// This line-speaking device was not heard for too long.
+    Silent(usize),
     Wait(Option<Instant>),
 }
 
@@ -119,23 +151,32 @@ struct Work {
     bus: Bus,
     line: Line,
     stations: Vec<Station>,
+    speakers: Vec<Speaker>,
     schedule: Schedule,
     /// The groups of the poll at hand.
     groups: Vec<u16>,
+    /// There are line-speaking devices.
     listening: bool,
     start: Instant,
     clock: Clock,
     observations: mpsc::Sender<Observation>,
     metrics: Arc<Metrics>,
+    bus_index: usize,
     stop: CancellationToken,
 }
 
 impl Work {
     fn new(task: BusTask, stop: CancellationToken) -> (Work, mpsc::Receiver<ReadRequest>) {
         let mut random = fastrand::Rng::with_seed(task.seed);
-        let (mut stations, mut paces) = (Vec::new(), Vec::new());
+        let (mut stations, mut speakers, mut paces) = (Vec::new(), Vec::new(), Vec::new());
         for (index, device) in &task.devices {
-            let Protocol::Modbus(modbus) = &device.protocol else { continue };
+            let modbus = match &device.protocol {
+                Protocol::Modbus(modbus) => modbus,
+                Protocol::Line(line) => {
+                    speakers.push(Speaker::new(*index, device, line.clone()));
+                    continue;
+                }
+            };
             let (intervals, groups) = poll::groups(&device.points);
             stations.push(Station::new(*index, device, modbus.clone(), &groups));
             paces.push(Pace {
@@ -144,13 +185,14 @@ impl Work {
                 backoff: Backoff::new(modbus.backoff_min, modbus.backoff_max, random.u64(..)),
             });
         }
-        let listening = false;
+        let listening = !speakers.is_empty();
         let line =
             Line::new(&task.bus, task.dial, task.metrics.clone(), task.bus_index, listening, random.u64(..));
         let work = Work {
             bus: task.bus,
             line,
             stations,
+            speakers,
             schedule: Schedule::new(paces),
             groups: Vec::new(),
             listening,
@@ -158,6 +200,7 @@ impl Work {
             clock: task.clock,
             observations: task.observations,
             metrics: task.metrics,
+            bus_index: task.bus_index,
             stop,
         };
         (work, task.reads)
@@ -172,6 +215,16 @@ impl Work {
         let now = self.now();
         if self.line.take_reopened() {
             self.schedule.line_is_back(now);
+            self.speakers.iter_mut().for_each(Speaker::reset);
+        }
+        if !self.line.heard().is_empty() {
+            return Step::Heard;
+        }
+        let silent_at = |s: &(usize, &Speaker)| s.1.silent_at().unwrap_or(Duration::MAX);
+        let next_silent = self.speakers.iter().enumerate().min_by_key(silent_at);
+        let next_silent = next_silent.and_then(|(n, s)| Some((n, s.silent_at()?)));
+        if let Some((speaker, _)) = next_silent.filter(|(_, at)| *at <= now) {
+            return Step::Silent(speaker);
         }
         let waiting_for_line = !self.stations.is_empty() && self.schedule.next_due().is_none();
         let open_at = self.line.open_due(waiting_for_line);
@@ -182,7 +235,8 @@ impl Work {
             return Step::Poll(due);
         }
         let poll_at = self.schedule.next_due().map(|due| self.start + due);
-        Step::Wait([open_at, poll_at].into_iter().flatten().min())
+        let silent_at = next_silent.map(|(_, at)| self.start + at);
+        Step::Wait([open_at, poll_at, silent_at].into_iter().flatten().min())
     }
 
     async fn open(&mut self) {
@@ -236,6 +290,54 @@ impl Work {
             }
         }
         Ok(())
+    }
+
+    async fn tell_heard(&mut self) -> Result<(), Error> {
+        let bytes = std::mem::take(self.line.heard());
+        let (now, at) = (self.now(), self.clock.now());
+        for n in 0..self.speakers.len() {
+            let heard = self.speakers[n].hear(&bytes, now);
+            let bus = &self.metrics.buses[self.bus_index];
+            bus.noise.add(heard.noise);
+            bus.lines.add(heard.lines.len() as u64);
+            if heard.lines.is_empty() {
+                continue;
+            }
+            self.line.prove();
+            let speaker = &mut self.speakers[n];
+            let (index, was_silent) = (speaker.index, std::mem::take(&mut speaker.silent));
+            let news = !std::mem::replace(&mut speaker.known, true) || was_silent;
+            let metrics = &self.metrics.devices[index.at()];
+            if news {
+                metrics.state.set("good");
+            }
+            metrics.polls.add(heard.lines.len() as u64);
+            metrics.readings.add(heard.lines.iter().map(|l| l.len() as u64).sum());
+            metrics.last_good_ms.set(at.as_millis());
+            if was_silent {
+                tracing::info!(bus = %self.bus.name, device = %speaker.name, "device speaks again");
+                self.send(Observation { device: index, at, seen: Seen::Back }).await?;
+            }
+            for readings in heard.lines {
+                self.send(Observation { device: index, at, seen: Seen::Readings(readings) }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_speaker_silent(&mut self, speaker: usize) -> Result<(), Error> {
+        let (cause, at) = (Cause::Timeout, self.clock.now());
+        let speaker = &mut self.speakers[speaker];
+        speaker.silent = true;
+        let (device, bad) = (speaker.index, speaker.all_bad(&cause));
+        tracing::warn!(bus = %self.bus.name, device = %speaker.name, cause = %cause, "device silent");
+        let metrics = &self.metrics.devices[device.at()];
+        metrics.state.set(cause.to_string());
+        if !bad.is_empty() {
+            metrics.readings.add(bad.len() as u64);
+            self.send(Observation { device, at, seen: Seen::Readings(bad) }).await?;
+        }
+        self.send(Observation { device, at, seen: Seen::Silent(cause) }).await
     }
 
     async fn tell(&mut self, device: usize, at: Timestamp, readings: Vec<Reading>) -> Result<(), Error> {

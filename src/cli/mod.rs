@@ -42,7 +42,7 @@ const EXIT_CODES: &str = "Exit codes:
    2  the command line was not understood
   64  the configuration is wrong; every mistake is named
   69  the agent, or the device behind it, cannot be reached
-  74  a file, the store or a line could not be read or written
+  74  a file or the store could not be read or written
   77  the agent refused: not root, not its user, not in its group";
 
 /// Edge agent: reads Modbus and serial devices, keeps every reading in SQLite, and delivers
@@ -122,9 +122,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let (config, json) = (cli.config.as_deref(), cli.json);
     match cli.verb {
         Verb::Run => run::run(load(config)?),
-        Verb::Check => Ok(pending::check::run(config, json)),
-        Verb::Config { default } => pending::show_config::run(config, default, json),
-        Verb::Plan => pending::plan::run(&load(config)?, json),
+        Verb::Check => Ok(check::run(config, json)),
+        Verb::Config { default } => {
+            let which = if default { show_config::Which::Sample } else { show_config::Which::Merged };
+            Ok(show_config::run(config, which, json))
+        }
+        Verb::Plan => plan::run(&load(config)?, json),
         Verb::Decode(args) => decode::run(args),
         Verb::Read(args) => read::run(&args, &load(config)?, json),
         Verb::Outbox => outbox::run(&load(config)?, json),

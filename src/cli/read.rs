@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tracing::debug;
 
-use super::pending::bus::read_once;
 use super::status::failure;
 use super::{Failure, exit, print, print_json};
+use crate::bus::read_once;
 use crate::config::Config;
 use crate::control::ask::{self, Address, Answer, Ask, Read, Shown};
 use crate::control::client::{self, NoAnswer};
@@ -112,7 +112,7 @@ fn directly(config: &Config, read: &Read) -> anyhow::Result<Shown> {
     let bus = &config.buses[resolved.bus];
     let measured = runtime
         .block_on(read_once(bus, &config.devices, resolved.what))
-        .map_err(|e| Failure::new(exit::IO, format!("{}: {e}", bus.name)))?;
+        .map_err(|e| Failure::new(exit::UNREACHABLE, format!("{}: {e}", bus.name)))?;
     Ok(Shown::new(&measured, resolved.unit))
 }
 

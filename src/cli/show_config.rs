@@ -1,1 +1,95 @@
-//! (to come)
+//! `fieldgate config`: the configuration as the agent sees it, all files, models and
+//! variables in one, without its secrets; or the commented sample.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::check::EXIT_CONFIGURATION;
+use crate::config::errors::Report;
+use crate::config::load::{DEFAULT_PATH, Layered, layers};
+use crate::config::validate;
+
+/// The sample that the package installs.
+pub const SAMPLE: &str = include_str!("../../config/fieldgate.toml");
+
+/// Stands where a secret would.
+const REDACTED: &str = "<redacted>";
+
+/// What to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    Merged,
+    Sample,
+}
+
+pub fn run(path: Option<&Path>, which: Which, as_json: bool) -> ExitCode {
+    if which == Which::Sample {
+        return show(sample(), as_json, Some(SAMPLE));
+    }
+    let mut report = Report::default();
+    let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+    let layered = layers(path, std::env::vars(), &mut report);
+    let merged = layered.as_ref().map(merged);
+    if let Some(layered) = layered {
+        validate::validate(layered, &mut report);
+    }
+    match (report.finish(), merged) {
+        (Ok(_), Some(merged)) => show(merged, as_json, None),
+        (Ok(_), None) => ExitCode::from(EXIT_CONFIGURATION),
+        (Err(errors), _) => {
+            match as_json {
+                true => println!("{}", json!({ "ok": false, "errors": errors.0 })),
+                false => eprintln!("{errors}"),
+            }
+            ExitCode::from(EXIT_CONFIGURATION)
+        }
+    }
+}
+
+/// The layers in one document, spelled as a file would be.
+pub fn merged(layered: &Layered) -> Value {
+    let mut uplink = layered.uplink.raw.clone();
+    uplink.password = uplink.password.map(|_| REDACTED.to_owned());
+    let devices = layered.devices.iter().map(|device| {
+        let mut table = json!(device.raw);
+        table["point"] = device.points.iter().map(|p| json!(p.raw)).collect();
+        table
+    });
+    json!({
+        "gateway": layered.gateway.raw,
+        "uplink": uplink,
+        "store": layered.store.raw,
+        "log": layered.log.raw,
+        "bus": layered.buses.iter().map(|b| json!(b.raw)).collect::<Vec<_>>(),
+        "device": devices.collect::<Vec<_>>(),
+    })
+}
+
+/// The document as a configuration file.
+pub fn as_toml(document: &Value) -> Result<String, String> {
+    toml::to_string(document).map_err(|e| e.to_string())
+}
+
+fn sample() -> Value {
+    toml::from_str(SAMPLE).unwrap_or(Value::Null)
+}
+
+fn show(document: Value, as_json: bool, text: Option<&str>) -> ExitCode {
+    let printed = match (as_json, text) {
+        (true, _) => serde_json::to_string_pretty(&document).map_err(|e| e.to_string()),
+        (false, Some(text)) => Ok(text.to_owned()),
+        (false, None) => as_toml(&document),
+    };
+    match printed {
+        Ok(text) => {
+            println!("{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("the configuration cannot be printed: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -75,7 +75,7 @@ pub fn socket_of(config: &Config) -> anyhow::Result<PathBuf> {
 /// The exit code that says why there is no answer.
 pub fn failure(error: NoAnswer) -> anyhow::Error {
     let code = match &error {
-        NoAnswer::Unreachable { .. } | NoAnswer::Mute(_) => exit::UNREACHABLE,
+        NoAnswer::Unreachable { .. } | NoAnswer::Mute(_) | NoAnswer::Line(_) => exit::UNREACHABLE,
         NoAnswer::Refused(_) => exit::REFUSED,
         NoAnswer::Failed(_) => exit::FAILED,
     };

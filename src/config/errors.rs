@@ -10,9 +10,9 @@
 //!
 //! Indices in a path are zero-based and count within the file that is named.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -76,11 +76,48 @@ pub enum Source {
     File {
         name: String,
         text: String,
+        /// Line and column by path, filled at the first mistake.
+        keys: OnceLock<HashMap<String, (usize, usize)>>,
     },
     /// Dotted keys (`uplink.url`) that the environment sets.
-    Environment {
-        keys: BTreeSet<String>,
-    },
+    Environment { keys: BTreeSet<String> },
+}
+
+impl Source {
+    pub fn file(name: &str, text: String) -> Source {
+        Source::File { name: name.to_owned(), text, keys: OnceLock::new() }
+    }
+
+    /// Line and column of the key; looked up for all keys at the first mistake.
+    fn position(&self, path: &str) -> Option<(usize, usize)> {
+        let Source::File { text, keys, .. } = self else { return None };
+        let keys = keys.get_or_init(|| {
+            let mut offsets = HashMap::from([(String::new(), 0)]);
+            if let Ok(document) = toml::de::DeTable::parse(text) {
+                walk(document.get_ref(), "", &mut offsets);
+            }
+            let starts: Vec<usize> =
+                std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+            let position = |offset: usize| {
+                let line = starts.partition_point(|start| *start <= offset);
+                let start = starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
+                (line, text.get(start..offset).map_or(0, |before| before.chars().count()) + 1)
+            };
+            offsets.into_iter().map(|(path, offset)| (path, position(offset))).collect()
+        });
+        keys.get(path).copied()
+    }
+
+    /// Where the key stands, or else the innermost table around it that exists.
+    fn nearest_position(&self, path: &str) -> Option<(usize, usize)> {
+        let mut path = path;
+        loop {
+            match self.position(path) {
+                Some(position) => return Some(position),
+                None => path = path.rsplit_once('.')?.0,
+            }
+        }
+    }
 }
 
 /// A table in a source, and where to look for keys that it does not hold itself.
@@ -121,7 +158,7 @@ impl Place {
     fn holds(&self, key: &str) -> bool {
         let path = join(&self.path, key);
         match &*self.source {
-            Source::File { text, .. } => find(text, &path).is_some_and(|found| found.exact),
+            Source::File { .. } => self.source.position(&path).is_some(),
             Source::Environment { keys } => keys.contains(&path),
         }
     }
@@ -139,8 +176,8 @@ impl Place {
         let path = join(&place.path, key);
         let (message, help) = (message.into(), help.into());
         match &*place.source {
-            Source::File { name, text } => {
-                let at = find(text, &path).map(|found| line_column(text, found.offset));
+            Source::File { name, .. } => {
+                let at = place.source.nearest_position(&path);
                 Mistake {
                     file: name.clone(),
                     line: at.map(|a| a.0),
@@ -179,6 +216,8 @@ impl Place {
 #[derive(Debug, Default)]
 pub struct Report {
     mistakes: Vec<Mistake>,
+    /// File and path of each mistake.
+    blamed: HashSet<(String, String)>,
     warnings: Vec<String>,
 }
 
@@ -187,9 +226,14 @@ impl Report {
         self.push(place.mistake(key, message, help));
     }
 
-    /// A device model is read once per device that uses it: its mistakes are shown once.
+    /// One mistake per key: a value of a wrong type is not missing as well, and a device
+    /// model that many devices use is blamed once.
     pub fn push(&mut self, mistake: Mistake) {
-        if !self.mistakes.contains(&mistake) {
+        let is_known = match mistake.path.is_empty() {
+            true => self.mistakes.contains(&mistake),
+            false => !self.blamed.insert((mistake.file.clone(), mistake.path.clone())),
+        };
+        if !is_known {
             self.mistakes.push(mistake);
         }
     }
@@ -230,38 +274,23 @@ fn join(path: &str, key: &str) -> String {
     }
 }
 
-struct Found {
-    offset: usize,
-    /// The whole path was found, not only the table around it.
-    exact: bool,
-}
-
-/// The offset of the key at `path`, or of the innermost table around it that exists.
-fn find(text: &str, path: &str) -> Option<Found> {
-    let document = toml::de::DeTable::parse(text).ok()?;
-    let mut table = document.get_ref();
-    let mut found = Found { offset: 0, exact: path.is_empty() };
-    let mut parts = path.split('.').filter(|p| !p.is_empty()).peekable();
-    while let Some(part) = parts.next() {
-        found.exact = false;
-        let (name, index) = match part.strip_suffix(']').and_then(|p| p.split_once('[')) {
-            Some((name, index)) => (name, index.parse::<usize>().ok()),
-            None => (part, None),
-        };
-        let Some((key, value)) = table.iter().find(|(k, _)| k.get_ref().as_ref() == name) else { break };
-        found.offset = key.span().start;
-        let mut value = value;
-        if let Some(index) = index {
-            let Some(item) = value.get_ref().as_array().and_then(|a| a.get(index)) else { break };
-            value = item;
-            found.offset = item.span().start;
+/// The offset of every key and table under `table`, by path.
+fn walk(table: &toml::de::DeTable<'_>, path: &str, keys: &mut HashMap<String, usize>) {
+    for (key, value) in table {
+        let path = join(path, key.get_ref());
+        keys.insert(path.clone(), key.span().start);
+        match value.get_ref() {
+            toml::de::DeValue::Table(inner) => walk(inner, &path, keys),
+            toml::de::DeValue::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let path = format!("{path}[{index}]");
+                    if let toml::de::DeValue::Table(inner) = item.get_ref() {
+                        walk(inner, &path, keys);
+                    }
+                    keys.insert(path, item.span().start);
+                }
+            }
+            _ => {}
         }
-        if parts.peek().is_none() {
-            found.exact = true;
-            break;
-        }
-        let Some(inner) = value.get_ref().as_table() else { break };
-        table = inner;
     }
-    Some(found)
 }

@@ -191,7 +191,7 @@ pub fn parse(name: &str, text: String, report: &mut Report) -> Option<(Arc<Sourc
         return None;
     }
     match text.parse() {
-        Ok(table) => Some((Arc::new(Source::File { name: name.to_owned(), text }), table)),
+        Ok(table) => Some((Arc::new(Source::file(name, text)), table)),
         Err(e) => {
             report.push(plain_mistake(Path::new(name), e.to_string(), String::new()));
             None
@@ -213,12 +213,20 @@ pub fn section<T: Table>(table: &toml::Table, place: &Place, report: &mut Report
         }
         let alone = toml::Table::from_iter([(key.clone(), value.clone())]);
         if let Err(e) = alone.try_into::<T>() {
-            let (message, help) = explain(e.message());
+            let (message, help) = match is_secret(key) {
+                true => ("is not text".into(), "text in quotes".into()),
+                false => explain(e.message()),
+            };
             report.error(place, key, message, help);
             good.remove(key);
         }
     }
     good.try_into().unwrap_or_default()
+}
+
+/// A value that no message may repeat.
+fn is_secret(key: &str) -> bool {
+    key == "password"
 }
 
 /// The tables of the list `[[key]]`, with their places.
@@ -358,7 +366,7 @@ fn environment_key(path: &str, name: &str, value: &str) -> Result<(), (String, S
 fn environment_words(error: &config::ConfigError, value: &str) -> (String, String) {
     match error {
         config::ConfigError::Type { expected, .. } => {
-            (format!("\"{value}\" does not fit"), format!("expected {expected}"))
+            explain(&format!("invalid value: \"{value}\", expected {expected}"))
         }
         config::ConfigError::At { error, .. } => environment_words(error, value),
         other => explain(&other.to_string()),

@@ -17,7 +17,13 @@ use super::text::suggest;
 const SHARED: &str = "/usr/share/fieldgate/models";
 
 /// The models in the program: name and text.
-pub const BUILT_IN: &[(&str, &str)] = &[];
+pub const BUILT_IN: &[(&str, &str)] = &[
+    ("eastron-sdm120", include_str!("../../config/models/eastron-sdm120.toml")),
+    ("eastron-sdm630", include_str!("../../config/models/eastron-sdm630.toml")),
+    ("sunspec-common", include_str!("../../config/models/sunspec-common.toml")),
+    ("sunspec-inverter-103", include_str!("../../config/models/sunspec-inverter-103.toml")),
+    ("xy-md02", include_str!("../../config/models/xy-md02.toml")),
+];
 
 /// A model's file, read.
 #[derive(Clone, Debug)]
@@ -43,6 +49,9 @@ pub fn apply(devices: &mut [DeviceEntry], directory: &Path, report: &mut Report)
             found.flatten()
         });
         if let Some(model) = model {
+            // Two overrides of one point would be merged in silence.
+            let own = device.points.iter().map(|p| (p.raw.name.as_deref(), &p.place));
+            super::validate::names::unique(own, "point", report);
             lay_over(device, model);
         }
     }

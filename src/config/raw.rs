@@ -218,12 +218,23 @@ table!(
     Model { name: String, manufacturer: String, source: String, note: String }
 );
 
+/// A closed set of words. Read by hand, so that a wrong word is answered with the right
+/// ones by every source alike.
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    ($name:ident { $($variant:ident = $word:literal),* $(,)? }) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
         pub enum $name {
             $(#[serde(rename = $word)] $variant,)*
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let word = String::deserialize(deserializer)?;
+                match word.as_str() {
+                    $($word => Ok(Self::$variant),)*
+                    other => Err(serde::de::Error::unknown_variant(other, &[$($word),*])),
+                }
+            }
         }
     };
 }

@@ -59,7 +59,7 @@ impl Serialize for Span {
 impl Serialize for Size {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        match UNITS.iter().find(|(unit, _)| self.0 >= *unit && self.0 % unit == 0) {
+        match UNITS.iter().find(|(unit, _)| self.0 >= *unit && self.0.is_multiple_of(*unit)) {
             Some((unit, name)) => serializer.collect_str(&format_args!("{}{name}", self.0 / unit)),
             None => serializer.collect_str(&format_args!("{}B", self.0)),
         }
@@ -179,6 +179,12 @@ pub fn explain(message: &str) -> (String, String) {
     if let Some((message, help)) = message.split_once(HELP) {
         return (message.to_owned(), help.to_owned());
     }
+    if let Some(rest) = message.strip_prefix("unknown field ") {
+        let words: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+        if let Some((word, known)) = words.split_first() {
+            return (format!("the key \"{word}\" is not known here"), suggest(word, known.iter().copied()));
+        }
+    }
     if let Some(rest) = message.strip_prefix("unknown variant ") {
         let words: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
         if let Some((word, known)) = words.split_first() {
@@ -196,7 +202,9 @@ pub fn explain(message: &str) -> (String, String) {
         .and_then(|m| m.split_once(", expected "));
     match cut {
         Some((found, expected)) => {
-            (format!("{} does not fit", found.replace('`', "")), format!("expected {}", wanted(expected)))
+            let kinds = ["integer ", "floating point ", "string ", "boolean "];
+            let found = kinds.iter().find_map(|k| found.strip_prefix(k)).unwrap_or(found).replace('`', "");
+            (format!("{found} does not fit"), format!("expected {}", wanted(expected)))
         }
         None => (message.to_owned(), String::new()),
     }
@@ -210,6 +218,7 @@ fn wanted(expected: &str) -> String {
         "i64" | "u64" => "a whole number".into(),
         "f64" => "a number".into(),
         "a string" => "text in quotes".into(),
+        "an integer" | "an unsigned integer" => "a whole number".into(),
         "a boolean" => "true or false".into(),
         "a sequence" => "a list in [ ]".into(),
         "a map" => "a table { key = value }".into(),

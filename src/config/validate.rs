@@ -12,6 +12,8 @@ pub mod bus;
 pub mod device;
 pub mod names;
 pub mod point;
+pub mod register;
+pub mod transform;
 pub mod uplink;
 pub mod values;
 
@@ -23,7 +25,7 @@ use super::load::{Layered, Placed};
 use super::raw;
 use super::{Config, Durability, Gateway, Log, LogFormat, Store};
 use crate::model::device::{Bus, Device, Protocol};
-use crate::model::ids::{DEVICES_MAX, DeviceIndex, GatewayName};
+use crate::model::ids::{DEVICES_MAX, DeviceIndex, DeviceName, GatewayName};
 use values::{HOUR, Reader, SECOND};
 
 /// The least that the outbox may be bounded to: below it every page would be overhead.
@@ -118,15 +120,15 @@ fn plant(layered: &Layered, report: &mut Report) -> (Vec<Bus>, Vec<Device>) {
         report.error(&layered.devices[DEVICES_MAX].place, "", message, format!("at most {DEVICES_MAX}"));
     }
     let mut devices = Vec::with_capacity(layered.devices.len());
-    let mut units: HashMap<(usize, u8), &Place> = HashMap::new();
+    let mut units: HashMap<(usize, u8), DeviceName> = HashMap::new();
     for entry in &layered.devices {
         let at = bus_of(entry.raw.bus.as_deref(), &entry.place, layered, &buses, report);
         let transport = at.map(|at| &buses[at].transport);
         let Some(device) = device::device(entry, transport, report) else { continue };
         if let (Some(at), Protocol::Modbus(modbus)) = (at, &device.protocol)
-            && let Some(first) = units.insert((at, modbus.unit_id), &entry.place)
+            && let Some(first) = units.insert((at, modbus.unit_id), device.name.clone())
         {
-            let message = format!("unit id {} of this bus is already used by {}", modbus.unit_id, first.path);
+            let message = format!("unit id {} of this bus is already used by {first}", modbus.unit_id);
             report.warn(&entry.place, "unit_id", message);
         }
         if let Some(at) = at {

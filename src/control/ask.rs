@@ -3,7 +3,7 @@
 //! `{"ask":"status"}` is answered by `{"status":{…}}`,
 //! `{"ask":"read","device":"meter-1","point":"voltage"}` and
 //! `{"ask":"read","bus":"line-1","unit":1,"table":"holding","address":0,"type":"float32"}`
-//! by `{"read":{…}}`, and anything that fails by `{"error":"…","refused":bool}`.
+//! by `{"read":{…}}`, and anything that fails by `{"error":"…","why":"failed|refused|unreachable"}`.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,14 +46,25 @@ pub enum Answer {
     #[serde(untagged)]
     Error {
         error: String,
-        #[serde(default)]
-        refused: bool,
+        why: Why,
     },
 }
 
+/// What the asker can do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// Ask something else.
+    Failed,
+    /// Become somebody else.
+    Refused,
+    /// Look after the line.
+    Unreachable,
+}
+
 impl Answer {
-    pub fn error(text: impl Into<String>) -> Answer {
-        Answer::Error { error: text.into(), refused: false }
+    pub fn error(why: Why, text: impl Into<String>) -> Answer {
+        Answer::Error { error: text.into(), why }
     }
 }
 
@@ -180,13 +191,13 @@ mod tests {
             r#"{"ask":"read","bus":"line-1","unit":1,"table":"holding","address":0,"type":"float32","order":"CDAB"}"#,
         );
         let answers = [
-            Answer::error("x"),
+            Answer::error(Why::Failed, "x"),
             Answer::Read(Shown::new(&Measured::Good(Value::Float(230.5)), Some("V".into()))),
             Answer::Read(Shown::new(&Measured::Uncertain(Value::Int(3), Cause::OutOfRange), None)),
             Answer::Read(Shown::new(&Measured::Bad(Cause::Exception(2)), None)),
         ];
         let expected = [
-            r#"{"error":"x","refused":false}"#,
+            r#"{"error":"x","why":"failed"}"#,
             r#"{"read":{"value":230.5,"unit":"V","quality":"good"}}"#,
             r#"{"read":{"value":3,"quality":"uncertain","cause":"out-of-range"}}"#,
             r#"{"read":{"quality":"bad","cause":"exception 2"}}"#,

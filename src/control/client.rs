@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::ask::{Answer, Ask};
+use super::ask::{Answer, Ask, Why};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,10 @@ pub enum NoAnswer {
     /// The agent or the mode of its socket says no.
     #[error("{0}")]
     Refused(String),
-    /// The agent understood and could not.
+    /// The line, or the device behind it, cannot be reached by the agent.
+    #[error("{0}")]
+    Line(String),
+    /// The agent does not understand.
     #[error("{0}")]
     Failed(String),
 }
@@ -38,8 +41,9 @@ pub fn ask(path: &Path, ask: &Ask) -> Result<Answer, NoAnswer> {
     let line =
         talk(stream, ask).map_err(|e| NoAnswer::Mute(format!("the agent at {at} said nothing: {e}")))?;
     match serde_json::from_str(&line) {
-        Ok(Answer::Error { error, refused: true }) => Err(NoAnswer::Refused(error)),
-        Ok(Answer::Error { error, refused: false }) => Err(NoAnswer::Failed(error)),
+        Ok(Answer::Error { error, why: Why::Refused }) => Err(NoAnswer::Refused(error)),
+        Ok(Answer::Error { error, why: Why::Failed }) => Err(NoAnswer::Failed(error)),
+        Ok(Answer::Error { error, why: Why::Unreachable }) => Err(NoAnswer::Line(error)),
         Ok(answer) => Ok(answer),
         Err(e) => Err(NoAnswer::Failed(format!("the agent's answer is not understood: {e}"))),
     }

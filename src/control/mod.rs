@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use self::ask::{Answer, Ask, Read, Resolved, Shown};
+use self::ask::{Answer, Ask, Resolved, Shown, Why};
 use self::peer::Identity;
 use crate::channel::ReadRequest;
 use crate::config::Config;
@@ -115,14 +115,14 @@ async fn serve(stream: UnixStream, own: Identity, room: Arc<Room>) {
     let talk = async {
         let answer = match admit(&stream, own).await {
             Ok(()) => None,
-            Err(refused) => Some(Answer::Error { error: refused, refused: true }),
+            Err(refused) => Some(Answer::error(Why::Refused, refused)),
         };
         let (read, mut write) = stream.into_split();
         let answer = match answer {
             Some(refused) => refused,
             None => match listen(read).await {
                 Ok(ask) => room.answer(ask).await,
-                Err(error) => Answer::error(error),
+                Err(error) => Answer::error(Why::Failed, error),
             },
         };
         let mut line = serde_json::to_vec(&answer)?;
@@ -171,12 +171,18 @@ impl Room {
                 let status = snapshot::take(&self.config, &self.metrics, self.clock.now(), uptime_s);
                 Answer::Status(Box::new(status))
             }
-            Ask::Read(read) => self.read(&read).await.map_or_else(Answer::error, Answer::Read),
+            Ask::Read(read) => match ask::resolve(&self.config, &read) {
+                Err(error) => Answer::error(Why::Failed, error),
+                Ok(found) => match self.read(found).await {
+                    Err(error) => Answer::error(Why::Unreachable, error),
+                    Ok(shown) => Answer::Read(shown),
+                },
+            },
         }
     }
 
-    async fn read(&self, read: &Read) -> Result<Shown, String> {
-        let Resolved { bus, what, unit } = ask::resolve(&self.config, read)?;
+    async fn read(&self, found: Resolved) -> Result<Shown, String> {
+        let Resolved { bus, what, unit } = found;
         let sender = self.buses.get(bus).ok_or("this bus takes no reads")?;
         let (answer, answered) = oneshot::channel();
         // Down never waits: a line that is asked faster than it can answer says so.

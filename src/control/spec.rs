@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::register::{
-    Encoding, Half, Kind, Order, Padding, RegisterPoint, Table, TextBytes, Transform,
-};
+use crate::modbus::kind::{self, Details};
+use crate::modbus::order;
+use crate::model::register::{Encoding, Kind, Order, RegisterPoint, Table, Transform};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
@@ -30,9 +30,6 @@ pub struct Spec {
     pub scale: Option<f64>,
 }
 
-/// More registers do not fit into one request.
-const REGISTERS_MAX: u16 = 125;
-
 impl Spec {
     pub fn to_point(&self) -> Result<RegisterPoint, String> {
         let table = table(&self.table)?;
@@ -51,72 +48,18 @@ impl Spec {
     }
 
     fn kind(&self) -> Result<Kind, String> {
-        Ok(match self.kind.as_str() {
-            "bool" => Kind::Bool,
-            "bit" => Kind::Bit(self.bit.filter(|b| *b < 16).ok_or("type bit needs bit 0 to 15")?),
-            "int8" => Kind::Int8(Half::Low),
-            "uint8" => Kind::Uint8(Half::Low),
-            "int16" => Kind::Int16,
-            "uint16" => Kind::Uint16,
-            "int24" => Kind::Int24,
-            "uint24" => Kind::Uint24,
-            "int32" => Kind::Int32,
-            "uint32" => Kind::Uint32,
-            "int48" => Kind::Int48,
-            "uint48" => Kind::Uint48,
-            "int64" => Kind::Int64,
-            "uint64" => Kind::Uint64,
-            "float16" => Kind::Float16,
-            "float32" => Kind::Float32,
-            "float64" => Kind::Float64,
-            "bcd16" => Kind::Bcd { registers: 1 },
-            "bcd32" => Kind::Bcd { registers: 2 },
-            "bcd64" => Kind::Bcd { registers: 4 },
-            "mod10k32" => Kind::Mod10k { registers: 2 },
-            "mod10k48" => Kind::Mod10k { registers: 3 },
-            "mod10k64" => Kind::Mod10k { registers: 4 },
-            "string" => {
-                Kind::Text { registers: self.length()?, bytes: TextBytes::Both, padding: Padding::Nul }
-            }
-            "bytes" => Kind::Bytes { registers: self.length()? },
-            other => return Err(format!("no type {other:?}; for instance uint16, int32, float32, string")),
-        })
-    }
-
-    fn length(&self) -> Result<u16, String> {
-        self.registers
-            .filter(|n| (1..=REGISTERS_MAX).contains(n))
-            .ok_or_else(|| format!("type {} needs registers 1 to {REGISTERS_MAX}", self.kind))
+        let details =
+            Details { bit: self.bit, start: self.bit, registers: self.registers, ..Details::default() };
+        kind::kind(&self.kind, &details)
     }
 
     fn order(&self, kind: &Kind) -> Result<Order, String> {
-        // Text and bytes are ordered within each register.
-        let len = match kind {
-            Kind::Text { .. } | Kind::Bytes { .. } => 2,
-            kind => u8::try_from(kind.registers() * 2).map_err(|e| e.to_string())?,
-        };
+        let len = order::byte_len(kind);
         match &self.order {
             None => Ok(Order::big(len)),
-            Some(text) => parse_order(text, len),
+            Some(text) => order::parse(text, len).map_err(|e| e.to_string()),
         }
     }
-}
-
-/// `CDAB` and the like: for each byte, most significant first, its position on the wire.
-fn parse_order(text: &str, len: u8) -> Result<Order, String> {
-    let example = &"ABCDEFGH"[..usize::from(len)];
-    let wrong = || format!("order {text:?} is no permutation of {example}");
-    let letters: Vec<u8> = text.bytes().map(|b| b.to_ascii_uppercase().wrapping_sub(b'A')).collect();
-    if letters.len() != usize::from(len) {
-        return Err(wrong());
-    }
-    let mut from = Order::big(len).from;
-    for value in 0..len {
-        // Letter X at wire position p: byte X of the value is taken from p.
-        let wire = letters.iter().position(|l| *l == value).ok_or_else(wrong)?;
-        from[usize::from(value)] = wire as u8;
-    }
-    Ok(Order { len, from })
 }
 
 fn table(text: &str) -> Result<Table, String> {

@@ -1,6 +1,7 @@
 use std::io::{Read as _, Write as _};
 
 use super::ask::Address;
+use super::ask::Read;
 use super::client::NoAnswer;
 use super::spec::Spec;
 use super::*;
@@ -118,9 +119,9 @@ async fn a_read_goes_to_its_bus_and_its_answer_comes_home() {
 async fn a_line_that_is_asked_too_fast_says_so_at_once() {
     let (answer, _kept) = oneshot::channel();
     let Ask::Read(read) = point("meter-1", "voltage") else { unreachable!() };
-    let what = ask::resolve(&fixture::config(), &read).unwrap().what;
+    let found = || ask::resolve(&fixture::config(), &read).unwrap();
     let (full, _queue) = mpsc::channel(1);
-    full.try_send(ReadRequest { what, answer }).unwrap();
+    full.try_send(ReadRequest { what: found().what, answer }).unwrap();
     let room = Room {
         config: Arc::new(fixture::config()),
         metrics: Arc::new(Metrics::new(2, 2)),
@@ -128,7 +129,7 @@ async fn a_line_that_is_asked_too_fast_says_so_at_once() {
         buses: vec![full],
         started: Instant::now(),
     };
-    assert_eq!(room.read(&read).await, Err("other reads wait for this line; try again".into()));
+    assert_eq!(room.read(found()).await, Err("other reads wait for this line; try again".into()));
 }
 
 #[tokio::test]

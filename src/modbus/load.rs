@@ -79,6 +79,8 @@ pub fn of_bus(bus: &Bus, devices: &[Device]) -> BusLoad {
         devices: Vec::new(),
         warnings: Vec::new(),
     };
+    // Points without an interval are read as fast as the line allows.
+    let mut continuous = false;
     let mut shortest: Option<Duration> = None;
     for device in bus.devices.iter().filter_map(|index| devices.get(index.at())) {
         let Protocol::Modbus(modbus) = &device.protocol else { continue };
@@ -88,7 +90,11 @@ pub fn of_bus(bus: &Bus, devices: &[Device]) -> BusLoad {
             all.warnings.extend(unreachable(device, &plan));
             let planned = plan.requests.iter().map(|r| planned(r, device, modbus, group.interval, &wire));
             all.requests.extend(planned);
-            shortest = Some(shortest.map_or(group.interval, |s| s.min(group.interval)));
+            if group.interval.is_zero() {
+                continuous = true;
+            } else {
+                shortest = Some(shortest.map_or(group.interval, |s| s.min(group.interval)));
+            }
         }
         let cycle = wire.of_plan(&groups.plan(|_| true));
         let load = groups.load(&wire);
@@ -96,11 +102,11 @@ pub fn of_bus(bus: &Bus, devices: &[Device]) -> BusLoad {
         all.load += load;
         all.devices.push(DeviceLoad { device: device.name.clone(), cycle, load });
     }
-    // Points without an interval take whatever time the others leave.
-    if shortest == Some(Duration::ZERO) {
+    all.warnings.extend(shortest.map(|s| late(&all, s)).unwrap_or_default());
+    if continuous {
+        // They take whatever time the others leave.
         all.load = all.load.max(1.0);
     }
-    all.warnings.extend(late(&all, shortest));
     all
 }
 
@@ -270,9 +276,8 @@ fn unreachable(device: &Device, plan: &Plan) -> Vec<String> {
 }
 
 /// What a technician should hear before going live.
-fn late(all: &BusLoad, shortest: Option<Duration>) -> Vec<String> {
+fn late(all: &BusLoad, shortest: Duration) -> Vec<String> {
     let mut warnings = Vec::new();
-    let Some(shortest) = shortest.filter(|s| !s.is_zero()) else { return warnings };
     let percent = all.load * 100.0;
     if all.load > 1.0 {
         warnings.push(format!(

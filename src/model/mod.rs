@@ -13,4 +13,5 @@ pub mod register;
 pub mod report;
 pub mod row;
 pub mod time;
+pub mod transform;
 pub mod value;

@@ -55,7 +55,7 @@ pub struct Uplink<L> {
 }
 
 /// How a session ended.
-pub(self) enum Ended {
+enum Ended {
     Stopped,
     Lost { why: LinkError, head: Option<OutboxId>, alone: bool, progress: bool },
 }

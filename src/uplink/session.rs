@@ -102,7 +102,7 @@ impl<L: Link> Uplink<L> {
             };
             self.metrics.uplink.window_used.set(run.window.used() as i64);
             match run.select(&mut events, wait, &mut tick, stop).await {
-                Wake::Stop => return Ok(self.goodbye(run, suspect).await?),
+                Wake::Stop => return self.goodbye(run, suspect).await,
                 Wake::Refilled => {}
                 Wake::Committed => {
                     let newest = *run.committed.borrow_and_update();

@@ -136,7 +136,11 @@ mod tests {
                         next += 1;
                     }
                     1 if !waiting.is_empty() => {
+                        // As the client does: cyclic, and never one that is in flight.
                         packet_id = packet_id % 20 + 1;
+                        while toy.iter().any(|(used, _)| *used == packet_id) {
+                            packet_id = packet_id % 20 + 1;
+                        }
                         toy.push((packet_id, waiting.pop_front().unwrap()));
                         prop_assert!(window.sent(packet_id));
                     }

@@ -227,7 +227,7 @@ fn value(out: &mut Vec<u8>, v: &Value) {
 
 /// Names are mostly plain; anything else goes through serde_json.
 fn string(out: &mut Vec<u8>, text: &str) {
-    if text.bytes().all(|b| b >= 0x20 && b < 0x7F && b != b'"' && b != b'\\') {
+    if text.bytes().all(|b| (0x20..0x7F).contains(&b) && b != b'"' && b != b'\\') {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');

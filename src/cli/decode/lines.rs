@@ -62,7 +62,7 @@ fn decode(line: Line) -> Result<serde_json::Value, String> {
         decimals: line.decimals,
         bit: line.bit,
         start: line.start,
-        length: line.length.and_then(|n| u8::try_from(n).ok()),
+        length: line.length.map(|n| u8::try_from(n).unwrap_or(u8::MAX)),
         string_bytes: line.string_bytes.as_deref(),
     };
     question.answer().map(|measured| json(&measured))
@@ -116,6 +116,10 @@ mod tests {
             (
                 r#"{"type":"uint16","order":"ABBA","registers":"0001"}"#,
                 r#"{"error":"\"ABBA\" is no byte order; right would be AB, BA, or ABCD, CDAB, BADC, DCBA for every width"}"#,
+            ),
+            (
+                r#"{"type":"bitfield","registers":"0001","length":300}"#,
+                r#"{"error":"255 bits from bit 0 on are no part of a register; right would be at least 1 bit, and start + length at most 16"}"#,
             ),
             (r#"{"type":"uint32","registers":"0001"}"#, r#"{"error":"uint32 has 2 registers, 1 is given"}"#),
             (r#"{"registers":"0001"}"#, r#"{"error":"missing field `type` at line 1 column 20"}"#),

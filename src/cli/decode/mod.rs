@@ -180,7 +180,7 @@ fn hex_words(text: &str) -> Result<Vec<u16>, String> {
     let digits: Vec<u16> = kept
         .map(|c| c.to_digit(16).map(|d| d as u16).ok_or_else(|| format!("{c:?} is no hex digit")))
         .collect::<Result<_, _>>()?;
-    if digits.len() % 4 != 0 {
+    if !digits.len().is_multiple_of(4) {
         return Err(format!("{} hex digits are no whole registers; a register has 4 digits", digits.len()));
     }
     Ok(digits.chunks_exact(4).map(|d| d[0] << 12 | d[1] << 8 | d[2] << 4 | d[3]).collect())

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use crate::modbus::guess::{Guess, Match, guesses, ranked};
 use crate::modbus::kind::spelling;
-use crate::model::reading::Measured;
+use crate::modbus::order;
+use crate::model::register::Kind;
+use crate::model::value::Value;
 
 /// How many matches are worth reading.
 const MATCHES_SHOWN: usize = 8;
@@ -46,24 +48,32 @@ pub fn json(words: &[u16], expect: Option<f64>) -> String {
     serde_json::json!({ "readings": list }).to_string()
 }
 
-/// A row per type, a column per order. A reading that no device would mean stands in brackets.
+/// A row per type, a column per order. A reading that no device would mean stands in brackets;
+/// a type that has no reading at all is left out.
 fn overview(words: &[u16]) -> String {
     let all = guesses(words);
-    let mut out = raw(words);
+    let columns = |a: &Guess, b: &Guess| a.encoding.order.len == b.encoding.order.len;
     let by_type = |a: &Guess, b: &Guess| a.type_name == b.type_name;
-    let mut heads: Vec<&str> = Vec::new();
-    for row in all.chunk_by(by_type) {
-        let orders: Vec<&str> = row.iter().map(|g| g.order_name).collect();
-        if orders.len() > 1 && orders != heads {
-            let _ = write!(out, "\n{:<12}", "");
-            for order in &orders {
-                let _ = write!(out, "  {order:>width$}", width = width(&all, order));
-            }
-            heads = orders;
+    let mut out = raw(words);
+    for block in all.chunk_by(columns) {
+        let width = |order: &str| {
+            let cells = block.iter().filter(|g| g.order_name == order).map(|g| cell(g).chars().count());
+            cells.max().unwrap_or(0).max(order.len())
+        };
+        let mut line = format!("{:<12}", "");
+        for order in order::common(block[0].encoding.order.len) {
+            let _ = write!(line, "  {order:>width$}", width = width(order));
         }
-        let _ = write!(out, "\n{:<12}", row[0].type_name);
-        for guess in row {
-            let _ = write!(out, "  {:>width$}", cell(guess), width = width(&all, guess.order_name));
+        for row in block.chunk_by(by_type).filter(|row| row.iter().any(|g| g.measured.value().is_some())) {
+            out.push('\n');
+            out.push_str(std::mem::take(&mut line).trim_end());
+            if !out.ends_with('\n') {
+                out.push('\n');
+            }
+            let _ = write!(out, "{:<12}", row[0].type_name);
+            for guess in row {
+                let _ = write!(out, "  {:>width$}", cell(guess), width = width(guess.order_name));
+            }
         }
     }
     out.push_str("\n\n(…): improbable   -: no value of this type");
@@ -83,7 +93,8 @@ fn nearest(words: &[u16], expected: f64) -> String {
         let scale = m.scale.map_or(String::new(), |scale| scale.to_string());
         let (type_name, order) = (m.guess.type_name, m.guess.order_name);
         let off = format!("{:.3} %", m.error * 100.0);
-        let _ = write!(out, "\n{type_name:<12} {order:<9} {scale:>7}  {:>20}  {off:>8}", m.value.to_string());
+        let value = shown(&m.guess.encoding.kind, &m.value);
+        let _ = write!(out, "\n{type_name:<12} {order:<9} {scale:>7}  {value:>20}  {off:>8}");
     }
     let _ = write!(out, "\n\nfor the configuration:\n{}", toml(best));
     out
@@ -120,16 +131,25 @@ fn raw(words: &[u16]) -> String {
 }
 
 fn cell(guess: &Guess) -> String {
-    match &guess.measured {
-        Measured::Bad(_) => "-".into(),
-        other if guess.plausible => super::text(other),
-        other => format!("({})", super::text(other)),
+    match guess.measured.value() {
+        None => "-".into(),
+        Some(value) if guess.plausible => shown(&guess.encoding.kind, value),
+        Some(value) => format!("({})", shown(&guess.encoding.kind, value)),
     }
 }
 
-fn width(all: &[Guess], order: &str) -> usize {
-    let cells = all.iter().filter(|g| g.order_name == order).map(|g| cell(g).chars().count());
-    cells.max().unwrap_or(0).clamp(order.len(), 40)
+/// Short enough for a table: a float32 in its own seven digits, far exponents as such, and no
+/// character that moves the cursor.
+fn shown(kind: &Kind, value: &Value) -> String {
+    match value {
+        Value::Float(x) if *x != 0.0 && !(1e-6..1e15).contains(&x.abs()) => match kind {
+            Kind::Float32 => format!("{:e}", *x as f32),
+            _ => format!("{x:e}"),
+        },
+        Value::Float(x) if *kind == Kind::Float32 => (*x as f32).to_string(),
+        Value::Text(text) => text.escape_debug().to_string(),
+        other => other.to_string(),
+    }
 }
 
 fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
@@ -148,13 +168,18 @@ mod tests {
         let line = |start: &str| seen.lines().find(|l| l.starts_with(start)).unwrap_or_default().to_owned();
         assert_eq!(line("hex").split_whitespace().skip(1).collect::<Vec<_>>(), ["4367", "6666"]);
         let float: Vec<String> = line("float32").split_whitespace().map(str::to_owned).collect();
-        assert_eq!(float[1], "231.39999389648438");
+        assert_eq!(float[1], "231.4");
         assert_eq!(float.len(), 5);
+        assert_eq!(line("mod10k32"), "");
         assert_eq!(
             line("bcd32").split_whitespace().collect::<Vec<_>>(),
             ["bcd32", "43676666", "66664367", "67436666", "66666743"]
         );
         assert!(line("string").contains("Cgff"), "{seen}");
+        // Far exponents and control characters do not tear the table apart.
+        let wild = text(&[0xbe77, 0x1a9f, 0xdd2f, 0x405e], None) + &text(&[0x090a], None);
+        assert!(wild.lines().all(|l| l.len() < 180), "{wild}");
+        assert!(wild.contains("string low") && wild.contains("\\n"), "{wild}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::names;
 use super::point::{self, Owner};
+use super::register;
 use super::values::{DAY, HOUR, Reader, SECOND};
 use crate::config::errors::{Place, Report};
 use crate::config::load::DeviceEntry;
@@ -22,15 +23,14 @@ pub fn device(entry: &DeviceEntry, transport: Option<&Transport>, report: &mut R
     let name = names::required(raw.name.as_deref(), "the device", place, report);
     let interval = Reader { place, report }.span("interval", raw.interval, SECOND, Duration::ZERO..=DAY * 31);
     let protocol = match raw.protocol.unwrap_or(raw::DeviceProtocol::Modbus) {
-        raw::DeviceProtocol::Modbus => modbus(raw, place, transport, report).map(Protocol::Modbus),
-        raw::DeviceProtocol::Line => line(raw, place, transport, report).map(Protocol::Line),
+        raw::DeviceProtocol::Modbus => Protocol::Modbus(modbus(raw, place, transport, report)),
+        raw::DeviceProtocol::Line => Protocol::Line(line(raw, place, transport, report)),
     };
     if points.len() > POINTS_PER_DEVICE_MAX {
         let message = format!("the device has {} points", points.len());
         report.error(place, "", message, format!("at most {POINTS_PER_DEVICE_MAX}"));
     }
     names::unique(points.iter().map(|p| (p.raw.name.as_deref(), &p.place)), "point", report);
-    let protocol = protocol?;
     let owner = Owner { raw, place, protocol: &protocol, interval };
     let kept = points.iter().filter(|p| p.raw.disabled != Some(true));
     let points: Arc<[_]> = kept.filter_map(|p| point::point(p, &owner, report)).collect();
@@ -45,7 +45,7 @@ fn modbus(
     place: &Place,
     transport: Option<&Transport>,
     report: &mut Report,
-) -> Option<ModbusDevice> {
+) -> ModbusDevice {
     let keys = [
         ("format", raw.format.is_some()),
         ("pattern", raw.pattern.is_some()),
@@ -81,8 +81,9 @@ fn modbus(
         reader.span("pause_after_write", raw.pause_after_write, Duration::ZERO, Duration::ZERO..=SECOND * 60);
     let hole_retry = reader.span("hole_retry", raw.hole_retry, HOUR, SECOND..=DAY * 31);
     let silent_after = polls(raw, place, report);
-    Some(ModbusDevice {
-        unit_id: unit_id(raw, place, transport, report)?,
+    ModbusDevice {
+        // After a mistake any id will do: the points are still looked at.
+        unit_id: unit_id(raw, place, transport, report).unwrap_or(1),
         limits: limits(raw, place, report),
         response_timeout,
         late_window,
@@ -99,7 +100,7 @@ fn modbus(
             raw::WriteFunction::Single => WriteFunction::Single,
             raw::WriteFunction::Multiple => WriteFunction::Multiple,
         },
-    })
+    }
 }
 
 fn unit_id(
@@ -158,7 +159,7 @@ fn limits(raw: &raw::Device, place: &Place, report: &mut Report) -> RequestLimit
                 report.error(place, &key, format!("{first} to {last} is no range of addresses"), help);
                 return None;
             }
-            Some(AddressRange { table: point::table(table), first: first - base, last: last - base })
+            Some(AddressRange { table: register::table(table), first: first - base, last: last - base })
         })
         .collect();
     RequestLimits {
@@ -184,12 +185,7 @@ fn address_base(raw: &raw::Device, place: &Place, report: &mut Report) -> u16 {
     }
 }
 
-fn line(
-    raw: &raw::Device,
-    place: &Place,
-    transport: Option<&Transport>,
-    report: &mut Report,
-) -> Option<LineDevice> {
+fn line(raw: &raw::Device, place: &Place, transport: Option<&Transport>, report: &mut Report) -> LineDevice {
     if matches!(transport, Some(Transport::Tcp(_))) {
         let help = "use a bus with transport = \"serial\" or \"rtu-over-tcp\"";
         report.error(place, "bus", "a Modbus TCP bus carries no lines of text", help);
@@ -241,13 +237,8 @@ fn line(
         report.error(place, "delimiter", "is empty", "what ends a line, for instance \"\\r\\n\"");
     }
     let framing = Framing { delimiter, line_max: usize::try_from(line_max).unwrap_or(usize::MAX) };
-    let format = format(raw, place, report)?;
-    Some(LineDevice {
-        framing,
-        format,
-        matching: raw.matching.clone().filter(|m| !m.is_empty()),
-        silent_after,
-    })
+    let format = format(raw, place, report).unwrap_or(LineFormat::Json);
+    LineDevice { framing, format, matching: raw.matching.clone().filter(|m| !m.is_empty()), silent_after }
 }
 
 fn format(raw: &raw::Device, place: &Place, report: &mut Report) -> Option<LineFormat> {

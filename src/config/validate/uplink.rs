@@ -36,11 +36,7 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
         place,
         report,
     );
-    let client_id = raw.client_id.as_deref().unwrap_or("{gateway}").replace("{gateway}", gateway.as_str());
-    if client_id.is_empty() || client_id.contains(['{', '}']) || client_id.len() > 256 {
-        let help = "1 to 256 characters; {gateway} stands for the gateway's name";
-        report.error(place, "client_id", format!("\"{client_id}\" is not a client id"), help);
-    }
+    let client_id = client_id(raw, gateway, place, report);
     let mut reader = Reader { place, report };
     let [reconnect_min, reconnect_max] = reader.backoff(
         ["reconnect_min", "reconnect_max"],
@@ -85,6 +81,16 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
         reconnect_min,
         reconnect_max,
     })
+}
+
+/// The client id with the gateway's name in it.
+fn client_id(raw: &raw::Uplink, gateway: &GatewayName, place: &Place, report: &mut Report) -> String {
+    let client_id = raw.client_id.as_deref().unwrap_or("{gateway}").replace("{gateway}", gateway.as_str());
+    if client_id.is_empty() || client_id.contains(['{', '}']) || client_id.len() > 256 {
+        let help = "1 to 256 characters; {gateway} stands for the gateway's name";
+        report.error(place, "client_id", format!("\"{client_id}\" is not a client id"), help);
+    }
+    client_id
 }
 
 struct Address {

@@ -210,6 +210,9 @@ fn scaled_numbers_are_what_a_person_expects() {
         ("uint16", "0a73", scaled(0.001, 0.0, Some(0)), "3"),
         ("float32", "43662666", scaled(1.0, 0.0, Some(2)), "230.15"),
         ("float32", "43662666", scaled(0.001, 0.0, Some(3)), "0.23"),
+        ("float32", "43662666", scaled(1.0 / 3.0, 0.0, Some(2)), "76.72"),
+        ("float32", "40400000", scaled(0.1, 0.0, None), "0.3"),
+        ("float32", "40400000", scaled(10.0, 0.0, None), "30.0"),
         // All 64 bits, and beyond them a float.
         ("uint64", "ffffffffffffffff", scaled(1.0, -1.0, None), "18446744073709551614"),
         ("int64", "0020000000000001", scaled(1000.0, 0.0, None), "9007199254740993000"),
@@ -267,6 +270,10 @@ fn scale_factor_registers() {
     ] {
         assert_eq!(shown(&decode(&point, &[2314], factor)), expected, "{factor:?}");
     }
+    let mut float = super::bare(Table::Holding, self::point("float32", "ABCD", 2).encoding);
+    float.scale_factor = Some(10);
+    assert_eq!(shown(&decode(&float, &[0x4040, 0], Some(0xffff))), "0.3");
+    assert_eq!(shown(&decode(&float, &[0x4366, 0x2666], Some(3))), "230149.99389648438");
     assert_eq!(encode(&point, &Value::Float(231.4)), Err(EncodeError::ScaleFactor));
     assert_eq!(encode_scaled(&point, &Value::Float(231.4), Some(0xffff)), Ok(vec![2314]));
 }

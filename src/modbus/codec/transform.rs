@@ -92,12 +92,25 @@ impl Number {
 }
 
 fn scale_integer(n: i128, t: &Transform, factor: Option<i8>) -> Number {
-    exact(n, t, factor).map_or_else(|| Number::Float(scale_float(n as f64, t, factor)), Number::Exact)
+    match exact(Decimal::integer(n), t, factor) {
+        Some(d) => Number::Exact(d),
+        None => Number::Float(inexact(n as f64, t, factor)),
+    }
+}
+
+/// A float that is a short decimal itself (a counter kept in a float32, say) is scaled like
+/// an integer, and stays a float.
+fn scale_float(x: f64, t: &Transform, factor: Option<i8>) -> f64 {
+    if t.scale.is_none() && t.offset.is_none() && factor.is_none() {
+        return x;
+    }
+    let short = Decimal::of(x).and_then(|d| exact(d, t, factor));
+    short.map_or_else(|| inexact(x, t, factor), Decimal::to_f64)
 }
 
 /// `None` when scale or offset is no short decimal, or the digits outgrow 128 bits.
-fn exact(n: i128, t: &Transform, factor: Option<i8>) -> Option<Decimal> {
-    let mut d = Decimal::integer(n).shifted(factor.unwrap_or(0))?;
+fn exact(raw: Decimal, t: &Transform, factor: Option<i8>) -> Option<Decimal> {
+    let mut d = raw.shifted(factor.unwrap_or(0))?;
     if let Some(scale) = t.scale {
         d = d.times(Decimal::of(scale)?)?;
     }
@@ -107,14 +120,9 @@ fn exact(n: i128, t: &Transform, factor: Option<i8>) -> Option<Decimal> {
     Some(d)
 }
 
-fn scale_float(x: f64, t: &Transform, factor: Option<i8>) -> f64 {
-    let x = match factor {
-        // Dividing by an exact power keeps more than multiplying by an inexact one.
-        Some(power) if power < 0 => x / 10f64.powi(-i32::from(power)),
-        Some(power) => x * 10f64.powi(i32::from(power)),
-        None => x,
-    };
-    x * t.scale.unwrap_or(1.0) + t.offset.unwrap_or(0.0)
+fn inexact(x: f64, t: &Transform, factor: Option<i8>) -> f64 {
+    let power = 10f64.powi(i32::from(factor.unwrap_or(0)));
+    x * power * t.scale.unwrap_or(1.0) + t.offset.unwrap_or(0.0)
 }
 
 /// The number and whether it was clamped; `None`: outside and not to be clamped.

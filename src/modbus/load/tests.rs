@@ -157,6 +157,13 @@ fn warnings_say_what_will_go_wrong() {
     );
     // As fast as the line allows is no mistake.
     check(&[device("a", &[("x", 0, 0)])], &[]);
+    check(
+        &[device("a", &[("x", 0, 0), ("y", 9, 40)])],
+        &[
+            "load is 126 %: polls will be skipped; longer intervals or a faster line are needed",
+            "a cycle takes 50 ms, the shortest interval is 40 ms: when everything falls due at once, polls come late",
+        ],
+    );
     let mut long = device("a", &[("x", 65535, 1000)]);
     if let Protocol::Modbus(modbus) = &mut long.protocol {
         modbus.limits.forbidden =
