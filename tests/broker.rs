@@ -1,6 +1,8 @@
 //! The broker under clients that were written by others: mosquitto's tools and rumqttc, in
 //! both protocol versions, always over TLS with client certificates.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::BufRead;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
@@ -218,7 +220,7 @@ async fn a_refusal_reaches_the_client() {
     // MQTT 5 says why in the PUBACK; 3.1.1 can only hang up, and never acknowledges.
     check("5", &["-q", "1", "-t", "secret/a", "-m", "x"], 0, "Not authorized").await;
     check("31", &["-t", "a", "-m", "x"], 1, "unacceptable protocol version").await;
-    check("5", &["-q", "2", "-t", "a", "-m", "x"], 155, "").await;
+    check("5", &["-q", "2", "-t", "a", "-m", "x"], 0, "QoS not supported on broker").await;
 }
 
 #[tokio::test]
@@ -344,4 +346,20 @@ async fn the_listener_stops_while_clients_are_connected() {
     w.stop.cancel();
     timeout(PATIENCE, w.serving).await.expect("it stops").unwrap();
     assert!(TcpStream::connect(w.address).await.is_err(), "and refuses");
+}
+
+#[tokio::test]
+async fn the_demonstration_loses_nothing_and_says_so() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fieldgate"));
+    command.args(["demo", "--seconds", "6", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let out = timeout(3 * PATIENCE, tokio::task::spawn_blocking(move || command.output())).await;
+    let out = out.expect("an end").unwrap().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    let last = text.lines().last().expect("the sum");
+    let sum: serde_json::Value = serde_json::from_str(last).expect(last);
+    assert_eq!((out.status.code(), &sum["nothing_lost"]), (Some(0), &true.into()), "{text}");
+    assert!(sum["backlog_max"].as_u64() > Some(0), "the cloud was cut: {text}");
+    for event in ["start", "cut", "mended"] {
+        assert!(text.contains(&format!("{{\"event\":\"{event}\"")), "{event}: {text}");
+    }
 }

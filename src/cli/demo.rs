@@ -72,9 +72,13 @@ async fn perform(seconds: u64, show: Show) -> anyhow::Result<bool> {
     let config =
         crate::config::load::load(Some(&file)).map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
     let app = App::build(config).context("starting")?;
-    Stage { cloud, plant, show, metrics: app.metrics(), backlog_max: 0, started: Instant::now() }
-        .play(app, Duration::from_secs(seconds))
-        .await
+    let stage = Stage { cloud, plant, show, metrics: app.metrics(), backlog_max: 0, started: Instant::now() };
+    tokio::select! {
+        biased;
+        // The directory with its key is removed on this way too.
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(exit::FAILED, "interrupted").into()),
+        holds = stage.play(app, Duration::from_secs(seconds)) => holds,
+    }
 }
 
 /// Everything that a running demonstration holds.

@@ -11,7 +11,6 @@ pub mod check;
 pub mod decode;
 pub mod demo;
 pub mod outbox;
-mod pending;
 pub mod plan;
 pub mod read;
 pub mod run;

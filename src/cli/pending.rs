@@ -1,3 +1,0 @@
-//! A stand-in for the verb that is still being built.
-
-use std::process::ExitCode;
