@@ -425,5 +425,8 @@ fn character(port: &SerialPort) -> Duration {
 
 /// 3.5 characters; fixed above 19200 baud, as the specification recommends.
 fn default_silence(port: &SerialPort) -> Duration {
-    if port.baud > 19_200 { Duration::from_micros(1750) } else { character(port) * 7 / 2 }
+    let least = if port.baud > 19_200 { Duration::from_micros(1750) } else { character(port) * 7 / 2 };
+    // Two clocks never agree to the microsecond: a fourteenth more (a quarter of a character)
+    // keeps a device that counts a little slower from taking two frames for one.
+    least + least / 14
 }
