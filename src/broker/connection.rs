@@ -24,6 +24,9 @@ use super::session::{More, Wake};
 /// Bytes of output after which a round ends.
 const ROOM: usize = 64 * 1024;
 
+/// Bytes that one read can take at least; a buffer left to itself grows by 64.
+const READ: usize = 8 * 1024;
+
 /// How long a client may leave a write untaken.
 const WRITE_MAX: Duration = Duration::from_secs(20);
 
@@ -118,6 +121,7 @@ impl<H: Host, S: AsyncRead + AsyncWrite + Unpin> Client<H, S> {
                 Err(_) => return None,
                 Ok(None) => {}
             }
+            self.input.reserve(READ);
             if !matches!(self.stream.read_buf(&mut self.input).await, Ok(n) if n > 0) {
                 return None;
             }
@@ -137,6 +141,7 @@ impl<H: Host, S: AsyncRead + AsyncWrite + Unpin> Client<H, S> {
             if again {
                 continue;
             }
+            self.input.reserve(READ);
             let silence = conn.silence_max();
             let deadline = async {
                 match silence {
