@@ -4,15 +4,16 @@
 //! cut where its payload would grow too large for the wire.
 
 use super::report::Last;
-use crate::model::device::{Device, Point};
-use crate::model::ids::{DeviceIndex, GatewayName};
+use crate::model::device::Device;
+use crate::model::ids::{DeviceIndex, GatewayName, PointName};
 use crate::model::observation::{Observation, Seen};
-use crate::model::reading::{Measured, Reading};
+use crate::model::reading::Reading;
 use crate::model::row::{Kind, LayoutId, NewRow};
 use crate::model::time::Timestamp;
-use crate::model::value::{Cause, Value};
+use crate::model::value::Cause;
 use crate::packed;
 use crate::wire::payload;
+use crate::wire::size::Size;
 
 /// Everything the hub remembers.
 pub struct State {
@@ -32,8 +33,8 @@ struct DeviceState {
     /// Empty when every point reports always: then nothing needs to be remembered.
     last: Vec<Last>,
     row: packed::Writer,
-    /// How large the row's payload will be, at most. Bytes.
-    payload_size: usize,
+    /// How large the row's payload will be.
+    size: Size,
 }
 
 impl State {
@@ -47,12 +48,12 @@ impl State {
             .map(|(device, layout)| {
                 let plain = device.points.iter().all(|p| p.report == Default::default());
                 DeviceState {
+                    size: Size::new(&gateway, &device.name, &boot, layout_of(&device)),
                     last: if plain { Vec::new() } else { vec![Last::default(); device.points.len()] },
                     device,
                     layout,
                     next_seq: 1,
                     row: packed::Writer::default(),
-                    payload_size: 0,
                 }
             })
             .collect();
@@ -90,15 +91,14 @@ impl State {
         while kept.peek().is_some() {
             let state = &mut self.devices[index.at()];
             let mut part = Vec::with_capacity(kept.len());
-            state.payload_size += GROUP_BYTES;
+            state.size.group();
             while let Some(reading) = kept.peek() {
-                let size = state.size(reading);
-                let full = state.payload_size + size > self.payload_max;
+                let full = state.size.with(reading) > self.payload_max;
                 // One reading always goes, even if it alone is larger than the limit.
                 if full && !(part.is_empty() && state.row.is_empty()) {
                     break;
                 }
-                state.payload_size += size;
+                state.size.add(reading);
                 part.extend(kept.next());
             }
             if state.row.is_empty() && !part.is_empty() {
@@ -138,7 +138,7 @@ impl State {
     fn close(&mut self, index: DeviceIndex) {
         let state = &mut self.devices[index.at()];
         let row = std::mem::take(&mut state.row);
-        state.payload_size = 0;
+        state.size.begin();
         if row.is_empty() {
             return;
         }
@@ -162,39 +162,13 @@ impl DeviceState {
         let Some(point) = self.device.points.get(reading.point.at()) else { return false };
         self.last[reading.point.at()].take(&point.report, at, &reading.measured)
     }
-
-    /// The most bytes this reading can add to the payload.
-    fn size(&self, reading: &Reading) -> usize {
-        let name = self.device.points.get(reading.point.at()).map_or(0, name_size);
-        let value = match &reading.measured {
-            Measured::Good(v) => value_size(v),
-            Measured::Uncertain(v, _) => value_size(v) + 60,
-            Measured::Bad(_) => 20,
-        };
-        name + value + 4
-    }
 }
-
-/// Name and unit, each possibly escaped to six bytes a character when they are not plain.
-fn name_size(point: &Point) -> usize {
-    let unit = point.unit.as_deref().map_or(0, |u| u.len() * 6 + point.name.as_str().len() + 8);
-    point.name.as_str().len() + 4 + unit
-}
-
-fn value_size(value: &Value) -> usize {
-    match value {
-        Value::Bool(_) => 5,
-        Value::Int(_) | Value::Uint(_) => 20,
-        Value::Float(_) => 26,
-        Value::Text(t) => t.len() * 6 + 2,
-        Value::Flags(names) => names.iter().map(|n| n.len() * 6 + 3).sum::<usize>() + 2,
-    }
-}
-
-/// `{"t":1234567890123,"uncertain":{` and its closing, with some air.
-const GROUP_BYTES: usize = 48;
 
 /// The names and units a row of this device refers to.
-pub fn layout(device: &Device) -> Vec<(crate::model::ids::PointName, Option<String>)> {
-    device.points.iter().map(|p| (p.name.clone(), p.unit.clone())).collect()
+pub fn layout(device: &Device) -> Vec<(PointName, Option<String>)> {
+    layout_of(device).collect()
+}
+
+fn layout_of(device: &Device) -> impl Iterator<Item = (PointName, Option<String>)> {
+    device.points.iter().map(|p| (p.name.clone(), p.unit.clone()))
 }

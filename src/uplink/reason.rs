@@ -42,6 +42,8 @@ pub fn of_v5(e: &v5::ConnectionError, connecting: bool) -> LinkError {
             "{reason_code:?}{}",
             reason_string.as_ref().map(|s| format!(", {s}")).unwrap_or_default()
         )),
+        // This one does not name its source, and the source is where an alert is found.
+        E::MqttState(S::Deserialization(inner)) => of_any(inner, connecting),
         _ => of_any(e, connecting),
     }
 }

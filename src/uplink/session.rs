@@ -174,13 +174,10 @@ impl<L: Link> Uplink<L> {
                 if run.buffer(lane).is_empty() && !self.fetch(run, lane).await? {
                     break;
                 }
-                let Some(row) = run.buffer(lane).front() else { continue };
-                let size = row.payload.len() as f64;
-                let wait = run.limits.wait(lane, size);
+                let wait = run.limits.wait(lane);
                 if !wait.is_zero() {
                     return Ok(Ok(Some(wait)));
                 }
-                run.limits.take(lane, size);
                 let Some(row) = run.buffer(lane).pop_front() else { continue };
                 if let Err(why) = self.send(run, lane, row).await? {
                     return Ok(Err(why));
@@ -223,6 +220,7 @@ impl<L: Link> Uplink<L> {
             self.dead_letter(row.id, Reason::DeadLetter, &why).await?;
             return Ok(Ok(()));
         }
+        run.limits.take(lane, size as f64);
         self.metrics.uplink.messages_sent.add(1);
         self.metrics.uplink.bytes_sent.add(size as u64);
         Ok(run.publish(Some(row.id), row.readings, lane, message))
@@ -439,10 +437,12 @@ impl<S: Session> Run<S> {
 }
 
 impl Limits {
-    fn wait(&mut self, lane: Lane, bytes: f64) -> Duration {
+    /// How long until a message may go. How many bytes it is on the wire is only known when it
+    /// is rendered, so it goes as soon as nothing is owed, and is then owed itself.
+    fn wait(&mut self, lane: Lane) -> Duration {
         let now = self.begun.elapsed();
         let messages = self.messages.as_mut().map(|b| b.wait(1.0, now));
-        let bytes = self.bytes.as_mut().map(|b| b.wait(bytes, now));
+        let bytes = self.bytes.as_mut().map(|b| b.wait(1.0, now));
         let backlog = match lane {
             Lane::Live => None,
             Lane::Backlog => self.backlog.as_mut().map(|b| b.wait(1.0, now)),

@@ -1,4 +1,5 @@
 //! The only place that knows how a cloud spells things. PURE.
 
 pub mod payload;
+pub mod size;
 pub mod topics;

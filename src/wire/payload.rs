@@ -117,15 +117,16 @@ impl<'a> Telemetry<'a> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Section {
+/// Where in the object of one moment a reading stands; in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Section {
     Values,
     Uncertain,
     Bad,
 }
 
 impl Section {
-    fn of(measured: &Measured) -> Section {
+    pub(super) fn of(measured: &Measured) -> Section {
         match measured {
             Measured::Good(_) => Section::Values,
             Measured::Uncertain(..) => Section::Uncertain,
