@@ -1,6 +1,8 @@
 //! Edge agent for Linux gateways: reads Modbus and serial devices, keeps every reading in
 //! SQLite, and delivers it over TLS MQTT.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod manual;
 
 pub mod model;

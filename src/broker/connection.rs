@@ -37,7 +37,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let link = Arc::new(Link { data: Notify::new(), stop: Notify::new(), why: AtomicU8::new(0) });
-    let mut client = Client { bus, stream, input: BytesMut::new(), output: BytesMut::new(), link };
+    let mut client =
+        Client { bus, stream, input: BytesMut::new(), output: BytesMut::new(), torn: false, link };
     let opened = timeout(patience, client.open(who)).await;
     let Ok(Some(mut conn)) = opened else {
         // What a refusal says is in the output; a client that said nothing gets nothing.
@@ -93,6 +94,8 @@ struct Client<H, S> {
     stream: S,
     input: BytesMut,
     output: BytesMut,
+    /// A write was broken off, so whatever came next would stand inside a packet.
+    torn: bool,
     link: Arc<Link>,
 }
 
@@ -182,6 +185,7 @@ impl<H: Host, S: AsyncRead + AsyncWrite + Unpin> Client<H, S> {
     }
 
     async fn write(&mut self) -> Result<(), End> {
+        self.torn = true;
         let written = async {
             self.stream.write_all(&self.output).await?;
             self.stream.flush().await
@@ -193,6 +197,7 @@ impl<H: Host, S: AsyncRead + AsyncWrite + Unpin> Client<H, S> {
             }
             done = timeout(WRITE_MAX, written) => match done {
                 Ok(Ok(())) => {
+                    self.torn = false;
                     self.output.clear();
                     Ok(())
                 }
@@ -205,7 +210,9 @@ impl<H: Host, S: AsyncRead + AsyncWrite + Unpin> Client<H, S> {
     /// The last words and the end of the stream, as far as the client takes them.
     async fn farewell(&mut self) {
         let last = async {
-            self.stream.write_all(&self.output).await?;
+            if !self.torn {
+                self.stream.write_all(&self.output).await?;
+            }
             self.stream.shutdown().await
         };
         let _ = timeout(GOODBYE_MAX, last).await;
@@ -217,3 +224,7 @@ impl Link {
         Some(self.why.load(Ordering::Acquire)).filter(|why| *why != 0).map(Reason)
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -193,6 +193,7 @@ fn what_the_policy_forbids_is_neither_taken_nor_given() {
     *w.broker.host.forbidden.lock().unwrap() =
         vec!["b publishes secret", "a subscribes no/#", "a receives late", "b publishes w"];
     w.subscribe(&mut a, "#");
+    w.subscribe(&mut a, "$aws/#");
     assert_eq!(w.subscribe(&mut a, "no/#"), [0x90, 4, 0, 1, 0, 0x87]);
     assert_eq!(w.try_publish(&mut b, "secret", "x", false), (Ok(Next::Go), vec![0x40, 3, 0, 7, 0x87]));
     w.publish(&mut b, "late", "x", false);

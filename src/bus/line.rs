@@ -263,6 +263,8 @@ impl Line {
         self.metrics().state.set("open");
         if std::mem::take(&mut self.said_gone) {
             tracing::info!(bus = %self.name, "line open again");
+        } else if self.metrics().opened.get() == 1 {
+            tracing::info!(bus = %self.name, "line open");
         }
     }
 

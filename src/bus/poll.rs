@@ -137,11 +137,12 @@ impl Station {
         let last = fetched.gave_up.is_some() || poll.next == planned.requests.len();
         let told = if last { planned.requests.len() } else { poll.next };
         let missing = fetched.gave_up.clone().unwrap_or(Cause::Timeout);
-        let mut readings: Vec<Reading> = planned.ready[first..told]
-            .iter()
-            .flatten()
-            .map(|p| Reading { point: *p, measured: self.measure(*p, &poll.pieces, &missing) })
-            .collect();
+        let points = planned.ready[first..told].iter().flatten();
+        let count = planned.ready[first..told].iter().map(Vec::len).sum::<usize>();
+        let mut readings = Vec::with_capacity(count + planned.refused.len());
+        readings.extend(
+            points.map(|p| Reading { point: *p, measured: self.measure(*p, &poll.pieces, &missing) }),
+        );
         if last {
             readings.extend(refused(&planned));
             readings.sort_by_key(|r| r.point);

@@ -120,7 +120,8 @@ impl Inner {
 
     /// Notes received bytes and moves those that are no echo to the front; how many they are.
     fn heard(&mut self, bytes: &mut [u8]) -> usize {
-        self.quiet_since = self.quiet_since.max(Instant::now());
+        // Who hears an answer has been sending no longer, whatever the baud rate says.
+        self.quiet_since = Instant::now();
         let mut skip = 0;
         if let Some(echo) = &mut self.echo {
             while skip < bytes.len() && echo.front() == Some(&bytes[skip]) {

@@ -11,7 +11,6 @@ pub mod check;
 pub mod decode;
 pub mod demo;
 pub mod outbox;
-mod pending;
 pub mod plan;
 pub mod read;
 pub mod run;
@@ -83,7 +82,7 @@ enum Verb {
     /// Show how the running agent does
     Status(status::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
-    Demo(pending::demo::Args),
+    Demo(demo::Args),
 }
 
 /// An error with an exit code of its own.
@@ -132,7 +131,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Read(args) => read::run(&args, &load(config)?, json),
         Verb::Outbox => outbox::run(&load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
-        Verb::Demo(args) => pending::demo::run(args),
+        Verb::Demo(args) => demo::run(&args, json),
     }
 }
 

@@ -24,8 +24,8 @@ use crate::config::Durability;
 use crate::metrics::Metrics;
 use crate::model::ids::GatewayName;
 use crate::model::observation::Observation;
-use crate::model::row::{Dropped, NewRow};
-use crate::model::time::Clock;
+use crate::model::row::Dropped;
+use crate::model::time::{Clock, Timestamp};
 use crate::store::{self, Store};
 use crate::wire::payload;
 
@@ -123,16 +123,25 @@ impl Hub {
             return Ok(());
         }
         let rows = Arc::new(rows);
-        loop {
-            let batch = Arc::clone(&rows);
-            match self.store.run(move |s| s.commit(&batch)).await {
-                Ok(_) => break,
+        let (mut done, mut size) = (0, rows.len());
+        while done < rows.len() {
+            let (batch, end) = (Arc::clone(&rows), (done + size).min(rows.len()));
+            match self.store.run(move |s| s.commit(&batch[done..end])).await {
+                Ok(_) => done = end,
                 Err(store::Error::Busy(who)) => {
                     tracing::warn!(who, "the store is busy; the commit is tried again");
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
-                Err(store::Error::Full) => self.make_room(&rows).await?,
-                Err(e) => return Err(self.give_up(e).await),
+                Err(store::Error::Full) => {
+                    tracing::error!(rows = size, "the store is full; the oldest readings make room");
+                    // A batch larger than all the room there can be goes in parts.
+                    match self.make_room().await? {
+                        true => {}
+                        false if size > 1 => size /= 2,
+                        false => tokio::time::sleep(FULL_PAUSE).await,
+                    }
+                }
+                Err(e) => return Err(e.into()),
             }
         }
         self.metrics.store.commits.add(1);
@@ -142,46 +151,34 @@ impl Hub {
         Ok(())
     }
 
-    /// The quota is a hard stop above the trim's own limit: trimming makes room, unless the
-    /// file system itself is full, in which case polling has to wait.
-    async fn make_room(&self, rows: &[NewRow]) -> Result<(), Error> {
-        tracing::error!(rows = rows.len(), "the store is full; the oldest readings make room");
-        match self.trim().await {
-            Ok(n) if n > 0 => {}
-            Ok(_) | Err(Error::Store(store::Error::Full)) => tokio::time::sleep(FULL_PAUSE).await,
-            Err(e) => return Err(e),
+    /// `false`: nothing was left to drop, or the file system itself is full, in which case
+    /// polling has to wait.
+    async fn make_room(&self) -> Result<bool, Error> {
+        let before = self.store.tally().rows_gone;
+        match self.drop_rows(Store::make_room).await {
+            Ok(()) => Ok(self.store.tally().rows_gone > before),
+            Err(Error::Store(store::Error::Full | store::Error::Busy(_))) => Ok(false),
+            Err(e) => Err(e),
         }
-        Ok(())
-    }
-
-    async fn give_up(&self, e: store::Error) -> Error {
-        if matches!(e, store::Error::Corrupt(_)) {
-            let marked = self.store.run(Store::mark_corrupt).await;
-            tracing::error!(why = %e, marked = marked.is_ok(), "the store is damaged; ending, to begin with a new one");
-        }
-        e.into()
     }
 
     /// Once a second: limits by age and size, and what `status` shows.
     async fn maintain(&self) -> Result<(), Error> {
-        match self.trim().await {
-            Ok(_) => {}
+        match self.drop_rows(Store::trim).await {
+            Ok(()) => {}
             Err(Error::Store(store::Error::Full | store::Error::Busy(_))) => {}
             Err(e) => return Err(e),
         }
         self.measure().await
     }
 
-    async fn trim(&self) -> Result<usize, Error> {
+    /// Lets the store drop rows its own way, and says what that cost.
+    async fn drop_rows(
+        &self,
+        how: fn(&Store, Timestamp, &dyn Fn(&Dropped) -> Vec<u8>) -> Result<Vec<Dropped>, store::Error>,
+    ) -> Result<(), Error> {
         let (gateway, now, boot) = (self.gateway.clone(), self.clock.now(), self.store.boot().to_string());
-        let dropped = self
-            .store
-            .run(move |s| {
-                let dropped = s.trim(now, &|d| gap(&gateway, &boot, d))?;
-                s.shrink()?;
-                Ok::<_, store::Error>(dropped)
-            })
-            .await?;
+        let dropped = self.store.run(move |s| how(s, now, &|d| gap(&gateway, &boot, d))).await?;
         for d in &dropped {
             self.metrics.store.readings_dropped.add(d.readings);
             tracing::error!(
@@ -189,11 +186,15 @@ impl Hub {
                 from = %d.first, to = %d.last, "readings were dropped and entered in the ledger"
             );
         }
-        Ok(dropped.len())
+        Ok(())
     }
 
     async fn measure(&self) -> Result<(), Error> {
-        let (oldest, bytes) = self.store.run(|s| (s.oldest(), s.bytes_used())).await;
+        let (shrunk, oldest, bytes) = self.store.run(|s| (s.shrink(), s.oldest(), s.bytes_used())).await;
+        match shrunk {
+            Ok(()) | Err(store::Error::Full | store::Error::Busy(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
         self.metrics.store.oldest_ms.set(oldest?.map_or(0, |t| t.0));
         self.metrics.store.bytes_used.set(bytes? as i64);
         self.gauges();

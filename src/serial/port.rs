@@ -61,7 +61,8 @@ impl Port {
         Ok((Port { stream: a }, Port { stream: b }))
     }
 
-    /// Where another program finds this end of a pair.
+    /// Where another process, or another part of this one, opens this end of a [`Port::pair`];
+    /// `None` for the end that has no name.
     pub fn path(&self) -> Option<PathBuf> {
         self.stream.name().map(PathBuf::from)
     }

@@ -45,7 +45,7 @@ pub(super) fn note(t: &Transaction, d: &Dropped, now: Timestamp) -> Result<(), E
     Ok(())
 }
 
-fn add(
+pub(super) fn add(
     t: &Transaction,
     device: &str,
     reason: &str,

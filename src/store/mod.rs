@@ -60,7 +60,19 @@ impl From<rusqlite::Error> for Error {
             Some(Code::DiskFull) => Error::Full,
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => Error::Busy(e.to_string()),
             Some(Code::DatabaseCorrupt | Code::NotADatabase) => Error::Corrupt(e.to_string()),
-            _ => Error::Sql(e),
+            Some(_) => Error::Sql(e),
+            // No fault of SQLite: what stands there is not what was written.
+            None => match e {
+                rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::Utf8Error(..)
+                // Our statements are constants: one that does not fit meets a schema that is
+                // not the one its version number says.
+                | rusqlite::Error::SqlInputError { .. }
+                | rusqlite::Error::QueryReturnedNoRows => Error::Corrupt(e.to_string()),
+                _ => Error::Sql(e),
+            },
         }
     }
 }
@@ -130,18 +142,19 @@ impl Store {
 
     fn open_file(path: &Path, bytes_max: u64, age_max: Option<Duration>) -> Result<Store, Error> {
         let mut db = connect(path, OpenFlags::default())?;
+        let pages = bytes_max / PAGE_BYTES as u64;
         db.execute_batch(&format!(
             "PRAGMA page_size={PAGE_BYTES};
              PRAGMA auto_vacuum=INCREMENTAL;
              PRAGMA journal_mode=WAL;
              PRAGMA synchronous=FULL;
-             PRAGMA wal_autocheckpoint={WAL_PAGES};
-             PRAGMA journal_size_limit={WAL_BYTES_KEPT};"
+             PRAGMA wal_autocheckpoint={};
+             PRAGMA journal_size_limit={WAL_BYTES_KEPT};",
+            WAL_PAGES.min(pages / 8)
         ))?;
         schema::migrate(&mut db)?;
-        // The hard stop lies above the trim's own limit, so that in good order it is never met:
-        // with the file system full neither deletes nor checkpoints would work.
-        let pages = (bytes_max + bytes_max / 8) / PAGE_BYTES as u64 + 64;
+        // The hard stop lies a sixteenth above the trim's own limit, so that in good order it is
+        // never met. The trim itself needs no room: it writes into the pages it freed.
         db.pragma_update(None, "max_page_count", pages as i64)?;
         let boot = outbox::begin_boot(&mut db)?;
         let tally = outbox::read_tally(&db)?;
@@ -197,6 +210,19 @@ impl Store {
         salvage::mark(&self.path)
     }
 
+    /// Whoever meets damage first leaves the mark, be it the hub, the uplink or the trim:
+    /// without it the process would start, meet the damage and end, for ever.
+    fn marked<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Corrupt(why)) = &done {
+            let marked = self.mark_corrupt();
+            tracing::error!(
+                file = %self.path.display(), why, marked = marked.is_ok(),
+                "the store is damaged; the next start begins a new one"
+            );
+        }
+        done
+    }
+
     fn writer(&self) -> MutexGuard<'_, Writer> {
         lock(&self.writer)
     }
@@ -218,7 +244,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
 /// SQLite's usual page, also the usual block of a flash card's file system.
 const PAGE_BYTES: usize = 4096;
 /// Checkpoint after this many pages (4 MiB): larger logs only make single commits slow.
-const WAL_PAGES: usize = 1000;
+const WAL_PAGES: u64 = 1000;
 /// A log that grew in a burst is cut back to this.
 const WAL_BYTES_KEPT: usize = 1 << 20;
 /// How long another program (a backup, `fieldgate outbox`) may hold the file.

@@ -48,52 +48,59 @@ impl Store {
         device: &DeviceName,
         points: &[(PointName, Option<String>)],
     ) -> Result<LayoutId, Error> {
-        let names: Vec<(&str, Option<&str>)> =
-            points.iter().map(|(n, u)| (n.as_str(), u.as_deref())).collect();
-        let text = serde_json::to_string(&names).map_err(|e| Error::Corrupt(e.to_string()))?;
+        let text = points_json(points)?;
         let w = self.writer();
-        w.db.execute(
-            "INSERT OR IGNORE INTO layout (device, points) VALUES (?1, ?2)",
-            params![device.as_str(), text],
-        )?;
-        let id = w.db.query_row(
-            "SELECT id FROM layout WHERE device = ?1 AND points = ?2",
-            params![device.as_str(), text],
-            |r| r.get(0),
-        )?;
-        Ok(LayoutId(id))
+        self.marked(layout_id(&w.db, device, &text))
     }
 
     /// Appends the rows and removes what was acknowledged, in one transaction that is on the
     /// disk when this returns. On an error nothing has changed.
     pub fn commit(&self, rows: &[NewRow]) -> Result<OutboxId, Error> {
-        let acked = std::mem::take(&mut *lock(&self.acked));
-        let mut w = self.writer();
-        let mut tally = w.tally;
         let boot = self.boot.count;
-        let done = w.transaction(|t| {
-            // Deleting first lets the new rows take the pages of the old ones: a quiet gateway
-            // then writes two pages a commit instead of six.
-            delete_acked(t, &acked, &mut tally)?;
-            insert(t, boot, rows, &mut tally)?;
-            write_tally(t, &tally)
-        });
-        match done {
-            Ok(()) => w.tally = tally,
-            Err(e) => {
-                self.put_back(acked);
-                return Err(e);
-            }
-        }
-        drop(w);
+        let tally = self.change(|t, tally| {
+            insert(t, boot, rows, tally)?;
+            Ok(*tally)
+        })?;
         if !rows.is_empty() {
             self.committed.send_replace(OutboxId(tally.last_id));
         }
         Ok(OutboxId(tally.last_id))
     }
 
+    /// One transaction: what was acknowledged goes, then `work`, then the sums. On an error
+    /// nothing has changed.
+    fn change<T>(&self, work: impl FnOnce(&Transaction, &mut Tally) -> Result<T, Error>) -> Result<T, Error> {
+        let acked = std::mem::take(&mut *lock(&self.acked));
+        let mut w = self.writer();
+        let mut tally = w.tally;
+        let done = w.transaction(|t| {
+            // Deleting first lets the new rows take the pages of the old ones: a quiet gateway
+            // then writes two pages a commit instead of six. And what was delivered is never
+            // counted as dropped.
+            delete_acked(t, &acked, &mut tally)?;
+            let done = work(t, &mut tally)?;
+            write_tally(t, &tally)?;
+            Ok(done)
+        });
+        match done {
+            Ok(_) => w.tally = tally,
+            Err(_) => self.put_back(acked),
+        }
+        self.marked(done)
+    }
+
     /// Up to `n` rows of `after < id <= through`, in order; fewer when `bytes` are reached.
     pub fn peek(
+        &self,
+        after: OutboxId,
+        through: OutboxId,
+        n: usize,
+        bytes: usize,
+    ) -> Result<Vec<Row>, Error> {
+        self.marked(self.read_rows(after, through, n, bytes))
+    }
+
+    fn read_rows(
         &self,
         after: OutboxId,
         through: OutboxId,
@@ -169,15 +176,13 @@ impl Store {
     /// When the oldest waiting row was taken.
     pub fn oldest(&self) -> Result<Option<Timestamp>, Error> {
         let db = lock(&self.reader);
-        let mut st = db.prepare_cached("SELECT first_ms FROM outbox ORDER BY id LIMIT 1")?;
-        let mut rows = st.query([])?;
-        Ok(rows.next()?.map(|r| r.get(0)).transpose()?.map(Timestamp))
+        self.marked(read_oldest(&db))
     }
 
     /// Bytes of the file that hold something; freed pages do not count, they are used again.
     pub fn bytes_used(&self) -> Result<u64, Error> {
         let w = self.writer();
-        used(&w.db)
+        self.marked(used(&w.db))
     }
 
     /// Gives freed pages back to the file system, a few at a time, once they are a quarter of
@@ -186,7 +191,8 @@ impl Store {
         let w = self.writer();
         let (pages, free) = pages(&w.db)?;
         if free > SHRINK_PAGES && free > pages / 4 {
-            w.db.execute_batch(&format!("PRAGMA incremental_vacuum({SHRINK_PAGES})"))?;
+            let vacuum = format!("PRAGMA incremental_vacuum({SHRINK_PAGES})");
+            self.marked(w.db.execute_batch(&vacuum).map_err(Error::from))?;
         }
         Ok(())
     }
@@ -195,58 +201,68 @@ impl Store {
     /// is entered in the ledger, and a gap record for the cloud is appended, in the same
     /// transaction. `render` spells the gap record.
     pub fn trim(&self, now: Timestamp, render: &dyn Fn(&Dropped) -> Vec<u8>) -> Result<Vec<Dropped>, Error> {
-        let mut w = self.writer();
-        let mut tally = w.tally;
-        let mut all = Vec::new();
-        for (reason, last) in self.victims(&w.db, now)? {
-            let boot = self.boot.count;
-            let dropped = w.transaction(|t| {
-                let dropped = drop_rows(t, 0, last, reason, now, &mut tally)?;
-                append_gaps(t, boot, &dropped, now, &mut tally, render)?;
-                write_tally(t, &tally)?;
-                Ok(dropped)
-            })?;
-            w.tally = tally;
-            all.extend(dropped);
+        let mut victims = self.marked(self.victims(now))?;
+        if !victims.is_empty() && self.acked_rows() > 0 {
+            // Perhaps these are delivered already, and the room is there.
+            self.flush_acks()?;
+            victims = self.marked(self.victims(now))?;
         }
-        if !all.is_empty() {
-            self.committed.send_replace(OutboxId(tally.last_id));
+        self.give_up(victims, now, render)
+    }
+
+    /// Drops the oldest rows although the file is not at its limit: a commit found it full.
+    pub fn make_room(
+        &self,
+        now: Timestamp,
+        render: &dyn Fn(&Dropped) -> Vec<u8>,
+    ) -> Result<Vec<Dropped>, Error> {
+        let victims = self.marked(oldest_share(&self.writer().db))?;
+        self.give_up(victims.map(|id| (Reason::StoreFull, id)).into_iter().collect(), now, render)
+    }
+
+    fn give_up(
+        &self,
+        victims: Vec<(Reason, i64)>,
+        now: Timestamp,
+        render: &dyn Fn(&Dropped) -> Vec<u8>,
+    ) -> Result<Vec<Dropped>, Error> {
+        let mut all = Vec::new();
+        for (reason, last) in victims {
+            all.extend(self.drop_range((0, last), reason, now, render)?);
         }
         Ok(all)
     }
 
+    fn drop_range(
+        &self,
+        (first, last): (i64, i64),
+        reason: Reason,
+        now: Timestamp,
+        render: &dyn Fn(&Dropped) -> Vec<u8>,
+    ) -> Result<Vec<Dropped>, Error> {
+        let boot = self.boot.count;
+        let (dropped, newest) = self.change(|t, tally| {
+            let dropped = drop_rows(t, first, last, reason, now, tally)?;
+            append_gaps(t, boot, &dropped, now, tally, render)?;
+            Ok((dropped, tally.last_id))
+        })?;
+        if !dropped.is_empty() {
+            self.committed.send_replace(OutboxId(newest));
+        }
+        Ok(dropped)
+    }
+
     /// Up to which id rows have to go now, and why.
-    fn victims(&self, db: &Connection, now: Timestamp) -> Result<Vec<(Reason, i64)>, Error> {
+    fn victims(&self, now: Timestamp) -> Result<Vec<(Reason, i64)>, Error> {
+        let db = &self.writer().db;
         let mut victims = Vec::new();
         // A clock that was never set must not throw away what it cannot date.
         if let Some(age) = self.age_max.filter(|_| now >= CLOCK_PLAUSIBLE_FROM) {
             let limit = now.0 - i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-            let mut st =
-                db.prepare_cached("SELECT id, first_ms + span_ms FROM outbox ORDER BY id LIMIT ?1")?;
-            let mut rows = st.query([TRIM_ROWS])?;
-            let mut last = None;
-            while let Some(r) = rows.next()? {
-                let taken: i64 = r.get(1)?;
-                if taken >= limit || taken < CLOCK_PLAUSIBLE_FROM.0 {
-                    break;
-                }
-                last = Some(r.get(0)?);
-            }
-            victims.extend(last.map(|id| (Reason::Expired, id)));
+            victims.extend(last_older(db, limit)?.map(|id| (Reason::Expired, id)));
         }
         if used(db)? > self.bytes_max - self.bytes_max / 16 {
-            // A thirty-second of what waits at one go: few gap records, little lost at a time.
-            let mut st = db.prepare_cached("SELECT id FROM outbox ORDER BY id LIMIT 1 OFFSET ?1")?;
-            let (first, last): (Option<i64>, Option<i64>) =
-                db.query_row("SELECT (SELECT min(id) FROM outbox), (SELECT max(id) FROM outbox)", [], |r| {
-                    Ok((r.get(0)?, r.get(1)?))
-                })?;
-            if let (Some(first), Some(last)) = (first, last) {
-                let share = ((last - first) / 32).clamp(0, TRIM_ROWS);
-                let mut rows = st.query([share])?;
-                let id = rows.next()?.map(|r| r.get(0)).transpose()?.unwrap_or(first);
-                victims.push((Reason::StoreFull, id));
-            }
+            victims.extend(oldest_share(db)?.map(|id| (Reason::StoreFull, id)));
         }
         Ok(victims)
     }
@@ -259,18 +275,7 @@ impl Store {
         now: Timestamp,
         render: &dyn Fn(&Dropped) -> Vec<u8>,
     ) -> Result<Vec<Dropped>, Error> {
-        let mut w = self.writer();
-        let mut tally = w.tally;
-        let boot = self.boot.count;
-        let dropped = w.transaction(|t| {
-            let dropped = drop_rows(t, id.0, id.0, reason, now, &mut tally)?;
-            append_gaps(t, boot, &dropped, now, &mut tally, render)?;
-            write_tally(t, &tally)?;
-            Ok(dropped)
-        })?;
-        w.tally = tally;
-        self.committed.send_replace(OutboxId(tally.last_id));
-        Ok(dropped)
+        self.drop_range((id.0, id.0), reason, now, render)
     }
 }
 
@@ -281,6 +286,41 @@ impl super::Writer {
         t.commit()?;
         Ok(done)
     }
+}
+
+/// The last of the oldest rows that were all taken before `limit`, as far as a clock that was
+/// set can tell.
+fn last_older(db: &Connection, limit: i64) -> Result<Option<i64>, Error> {
+    let mut st = db.prepare_cached("SELECT id, first_ms + span_ms FROM outbox ORDER BY id LIMIT ?1")?;
+    let mut rows = st.query([TRIM_ROWS])?;
+    let mut last = None;
+    while let Some(r) = rows.next()? {
+        let taken: i64 = r.get(1)?;
+        if taken >= limit || taken < CLOCK_PLAUSIBLE_FROM.0 {
+            break;
+        }
+        last = Some(r.get(0)?);
+    }
+    Ok(last)
+}
+
+/// The last row of the oldest thirty-second of what waits: few gap records, little lost at a
+/// time.
+fn oldest_share(db: &Connection) -> Result<Option<i64>, Error> {
+    let ends = "SELECT (SELECT min(id) FROM outbox), (SELECT max(id) FROM outbox)";
+    let (first, last): (Option<i64>, Option<i64>) =
+        db.prepare_cached(ends)?.query_row([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    let (Some(first), Some(last)) = (first, last) else { return Ok(None) };
+    let share = ((last - first) / 32).clamp(0, TRIM_ROWS);
+    let mut st = db.prepare_cached("SELECT id FROM outbox ORDER BY id LIMIT 1 OFFSET ?1")?;
+    let mut rows = st.query([share])?;
+    Ok(Some(rows.next()?.map(|r| r.get(0)).transpose()?.unwrap_or(first)))
+}
+
+fn read_oldest(db: &Connection) -> Result<Option<Timestamp>, Error> {
+    let mut st = db.prepare_cached("SELECT first_ms FROM outbox ORDER BY id LIMIT 1")?;
+    let mut rows = st.query([])?;
+    Ok(rows.next()?.map(|r| r.get(0)).transpose()?.map(Timestamp))
 }
 
 /// Raises the count of starts; a new file gets its random number.
@@ -328,6 +368,21 @@ pub(super) fn read_layout(db: &Connection, id: i64) -> Result<Layout, Error> {
         device: DeviceName::new(&device),
         points: points.into_iter().map(|(n, u)| (PointName::new(&n), u)).collect(),
     })
+}
+
+pub(super) fn points_json(points: &[(PointName, Option<String>)]) -> Result<String, Error> {
+    let names: Vec<(&str, Option<&str>)> = points.iter().map(|(n, u)| (n.as_str(), u.as_deref())).collect();
+    serde_json::to_string(&names).map_err(|e| Error::Corrupt(e.to_string()))
+}
+
+/// The id of a layout, made if it is new. `points` is JSON.
+pub(super) fn layout_id(db: &Connection, device: &DeviceName, points: &str) -> Result<LayoutId, Error> {
+    db.prepare_cached("INSERT OR IGNORE INTO layout (device, points) VALUES (?1, ?2)")?
+        .execute(params![device.as_str(), points])?;
+    let id = db
+        .prepare_cached("SELECT id FROM layout WHERE device = ?1 AND points = ?2")?
+        .query_row(params![device.as_str(), points], |r| r.get(0))?;
+    Ok(LayoutId(id))
 }
 
 pub(super) fn insert(t: &Transaction, boot: i64, rows: &[NewRow], tally: &mut Tally) -> Result<(), Error> {
@@ -411,14 +466,10 @@ pub(super) fn append_gaps(
     render: &dyn Fn(&Dropped) -> Vec<u8>,
 ) -> Result<(), Error> {
     for d in dropped {
-        t.prepare_cached("INSERT OR IGNORE INTO layout (device, points) VALUES (?1, '[]')")?
-            .execute([d.device.as_str()])?;
-        let layout = t
-            .prepare_cached("SELECT id FROM layout WHERE device = ?1 AND points = '[]'")?
-            .query_row([d.device.as_str()], |r| r.get(0))?;
+        let layout = layout_id(t, &d.device, "[]")?;
         let row = NewRow {
             kind: Kind::Gap,
-            layout: LayoutId(layout),
+            layout,
             seq: 0,
             readings: 0,
             first: now,
@@ -450,7 +501,7 @@ fn kind_number(kind: Kind) -> i64 {
     }
 }
 
-fn kind_from(number: i64) -> Result<Kind, Error> {
+pub(super) fn kind_from(number: i64) -> Result<Kind, Error> {
     match number {
         0 => Ok(Kind::Telemetry),
         1 => Ok(Kind::Fault),
@@ -465,3 +516,26 @@ const TRIM_ROWS: i64 = 4096;
 const SHRINK_PAGES: i64 = 256;
 /// Layouts kept in memory; a gateway has about one per device.
 const LAYOUTS_CACHED_MAX: usize = 20_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// Against a plain set: the same ids, in as few runs as there can be.
+        #[test]
+        fn runs_are_the_set_of_what_was_added(ids in prop::collection::vec(1i64..40, 0..60)) {
+            let (mut acked, mut toy) = (Acked::default(), BTreeSet::new());
+            for id in ids {
+                acked.add(OutboxId(id));
+                toy.insert(id);
+                let held: Vec<i64> = acked.runs.iter().flat_map(|&(first, last)| first..=last).collect();
+                prop_assert_eq!(held, toy.iter().copied().collect::<Vec<_>>());
+                prop_assert_eq!(acked.rows(), toy.len());
+                prop_assert!(acked.runs.windows(2).all(|w| w[0].1 + 1 < w[1].0), "{:?}", acked.runs);
+            }
+        }
+    }
+}

@@ -1,54 +1,106 @@
 //! A damaged file: set aside, read what reads, begin anew, say so loudly.
 //!
-//! The mark is a file beside the store, written when a running agent meets damage; the next
-//! start finds it. The damaged file is kept for a person to look at; the newest two of them,
-//! so that a card that fails each night does not fill itself.
+//! Constraints: a power cut at any moment in here loses nothing, and what was given up is in
+//! the ledger. The damaged file is kept for a person to look at; the newest two of them, so
+//! that a card that fails each night does not fill itself.
+//!
+//! The way: a running agent meets damage and leaves the *mark*, a file beside the store → the
+//! next start writes into the mark under which name the file will lie aside → log, then file
+//! are renamed → a new file, into which everything readable is copied in one transaction →
+//! the mark goes. Whoever is interrupted finds the mark and does it again: as long as the
+//! mark is there, what lies aside is the truth and what lies in its place is half made.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, OpenFlags, Row, Transaction, params};
 
-use super::{Error, Store, connect, ledger, outbox};
-use crate::model::ids::{DeviceName, PointName};
-use crate::model::row::{Dropped, LayoutId, Reason};
+use super::{Error, PAGE_BYTES, Store, Tally, connect, ledger, outbox};
+use crate::model::ids::DeviceName;
+use crate::model::row::{Boot, Dropped, OutboxId, Reason};
 use crate::model::time::Timestamp;
 
 pub fn is_marked(path: &Path) -> bool {
-    beside(path, "-corrupt").exists()
+    beside(path, MARK).exists()
 }
 
 pub fn mark(path: &Path) -> Result<(), Error> {
-    Ok(fs::write(beside(path, "-corrupt"), "set aside at the next start\n")?)
+    if is_marked(path) {
+        return Ok(());
+    }
+    write_mark(path, "set aside at the next start\n")
 }
 
 /// Renames the damaged file, opens a new one and copies every row that can be read.
 pub fn open(path: &Path, bytes_max: u64, age_max: Option<Duration>, now: Timestamp) -> Result<Store, Error> {
-    let aside = beside(path, &format!(".damaged-{}", now.0));
-    for suffix in ["", "-wal", "-shm"] {
-        let from = beside(path, suffix);
-        if from.exists() {
-            fs::rename(&from, beside(&aside, suffix))?;
+    let aside = aside(path)?;
+    set_aside(path, &aside)?;
+    let mut store = Store::open_file(path, bytes_max, age_max)?;
+    // Opened for writing, because the log that lies beside it may have to be played back.
+    let (saved, lost) = match pad(&aside).and_then(|()| connect(&aside, OpenFlags::default())) {
+        Ok(from) => copy(&from, &mut store, now)?,
+        Err(e) => {
+            tracing::error!(why = %e, "nothing can be read from the damaged store");
+            (0, 0)
         }
-    }
-    forget_old(path)?;
-    let store = Store::open_file(path, bytes_max, age_max)?;
-    let (saved, lost) = copy(&aside, &store, now).unwrap_or_else(|e| {
-        tracing::error!(why = %e, "nothing could be read from the damaged store");
-        (0, 0)
-    });
+    };
     tracing::error!(
         set_aside = %aside.display(), readings_saved = saved, readings_lost = lost,
         "the store was damaged; a new one was begun. Look at the disk: this should not happen"
     );
-    // The mark goes last: a power cut before this repeats the salvage on an empty new file,
-    // and the damaged one is still there under its first name.
-    let mark = beside(path, "-corrupt");
-    if mark.exists() {
-        fs::remove_file(mark)?;
-    }
+    fs::remove_file(beside(path, MARK))?;
+    sync_folder(path)?;
+    forget_old(path)?;
     Ok(store)
+}
+
+/// The name chosen by an earlier, interrupted try, else the next number.
+fn aside(path: &Path) -> Result<PathBuf, Error> {
+    let text = fs::read_to_string(beside(path, MARK)).unwrap_or_default();
+    let chosen = text.strip_prefix(CHOSEN).and_then(|n| n.trim().parse::<u64>().ok());
+    let number = match chosen {
+        Some(number) => number,
+        None => {
+            let number = kept(path)?.last().map_or(1, |(number, _)| number + 1);
+            write_mark(path, &format!("{CHOSEN}{number}\n"))?;
+            number
+        }
+    };
+    Ok(beside(path, &format!("{ASIDE}{number}")))
+}
+
+/// The main file goes last: once it lies aside, nothing of it is left in the old place.
+fn set_aside(path: &Path, aside: &Path) -> Result<(), Error> {
+    let moved = aside.exists();
+    for suffix in ["-shm", "-wal", ""] {
+        let (from, to) = (beside(path, suffix), beside(aside, suffix));
+        if !from.exists() {
+            continue;
+        }
+        if moved || to.exists() {
+            fs::remove_file(from)?;
+        } else {
+            fs::rename(from, to)?;
+        }
+    }
+    sync_folder(path)
+}
+
+/// In full on the disk before it has its name, so that it is never read half written.
+fn write_mark(path: &Path, text: &str) -> Result<(), Error> {
+    let (draft, mark) = (beside(path, MARK_DRAFT), beside(path, MARK));
+    let mut file = fs::File::create(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(draft, mark)?;
+    sync_folder(path)
+}
+
+fn sync_folder(path: &Path) -> Result<(), Error> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(fs::File::open(folder)?.sync_all()?)
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -57,62 +109,68 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Keeps the newest set-aside file (the one just made comes on top of it).
-fn forget_old(path: &Path) -> Result<(), Error> {
-    let Some((folder, name)) = path.parent().zip(path.file_name()) else { return Ok(()) };
-    let prefix = format!("{}.damaged-", name.to_string_lossy());
-    let mut old: Vec<PathBuf> = fs::read_dir(folder)?
+/// The files that lie aside, by number. (Not by time: the clock may not be set.)
+fn kept(path: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
+    let Some((folder, name)) = path.parent().zip(path.file_name()) else { return Ok(Vec::new()) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let prefix = format!("{}{ASIDE}", name.to_string_lossy());
+    let mut kept: Vec<(u64, PathBuf)> = fs::read_dir(folder)?
         .filter_map(|e| e.ok().map(|e| e.path()))
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)))
-        .filter(|p| !p.to_string_lossy().ends_with("-wal") && !p.to_string_lossy().ends_with("-shm"))
+        .filter_map(|p| {
+            let number = p.file_name()?.to_string_lossy().strip_prefix(&prefix)?.parse().ok()?;
+            Some((number, p))
+        })
         .collect();
-    old.sort();
-    for p in old.iter().rev().skip(2) {
+    kept.sort();
+    Ok(kept)
+}
+
+fn forget_old(path: &Path) -> Result<(), Error> {
+    for (_, old) in kept(path)?.iter().rev().skip(KEPT_MAX) {
         for suffix in ["", "-wal", "-shm"] {
-            let _ = fs::remove_file(beside(p, suffix));
+            let file = beside(old, suffix);
+            if file.exists() {
+                fs::remove_file(file)?;
+            }
         }
     }
     Ok(())
 }
 
-/// Reads from both ends towards the damage. Returns readings saved and lost.
-fn copy(from: &Path, to: &Store, now: Timestamp) -> Result<(u64, u64), Error> {
-    let db = connect(from, OpenFlags::default())?;
-    let before = outbox::read_tally(&db).ok();
+/// SQLite reads nothing of a file that is shorter than its header says, be all but the last
+/// page there. So the end is made up of zeros, which read as damage.
+fn pad(aside: &Path) -> Result<(), Error> {
+    let mut file = fs::File::options().read(true).write(true).open(aside)?;
+    let mut header = [0; 32];
+    if file.read_exact(&mut header).is_err() || !header.starts_with(b"SQLite format 3\0") {
+        return Ok(());
+    }
+    let pages = u32::from_be_bytes([header[28], header[29], header[30], header[31]]);
+    let size = u64::from(pages) * PAGE_BYTES as u64;
+    // A page count that is itself damaged must not blow the file up.
+    let length = file.metadata()?.len();
+    if length < size && size < length.saturating_mul(64) {
+        file.set_len(size)?;
+    }
+    Ok(())
+}
+
+/// Returns readings saved and lost. An error is one of the new file: what cannot be read from
+/// the damaged one is passed over and counted.
+fn copy(from: &Connection, to: &mut Store, now: Timestamp) -> Result<(u64, u64), Error> {
+    let before = outbox::read_tally(from).ok();
+    let (boot, own) = (read_boot(from).ok(), to.boot);
     let mut w = to.writer();
-    let mut tally = w.tally;
-    if let Some(b) = before {
-        // Ids go on where the damaged file stopped: none is used twice.
-        tally.last_id = tally.last_id.max(b.last_id);
-        tally.rows_gone = tally.last_id;
-        tally.taken = b.delivered + b.dropped;
-        tally.delivered = b.delivered;
-        tally.dropped = b.dropped;
-    }
     let t = w.db.transaction()?;
-    let mut seen = 0i64;
-    for sql in [
-        "SELECT id, kind, layout, boot, seq, readings, first_ms, span_ms, payload FROM outbox ORDER BY id",
-        "SELECT id, kind, layout, boot, seq, readings, first_ms, span_ms, payload FROM outbox ORDER BY id DESC",
-    ] {
-        let Ok(mut st) = db.prepare(sql) else { continue };
-        let Ok(mut rows) = st.query([]) else { continue };
-        while let Ok(Some(r)) = rows.next() {
-            match copy_row(&db, &t, r) {
-                Ok(readings) => {
-                    seen += readings;
-                    tally.taken += readings;
-                }
-                Err(Error::Full) => break,
-                Err(_) => continue,
-            }
-        }
-    }
-    let rows: i64 = t.query_row("SELECT count(*) FROM outbox", [], |r| r.get(0))?;
-    let top: i64 = t.query_row("SELECT coalesce(max(id), 0) FROM outbox", [], |r| r.get(0))?;
-    tally.last_id = tally.last_id.max(top);
-    tally.rows_gone = tally.last_id - rows;
-    let lost = before.map_or(0, |b| (b.readings_waiting() - seen).max(0));
+    let saved = copy_rows(from, &t)?;
+    let given_up = copy_ledger(from, &t)?;
+    let mut tally = match before {
+        // Ids go on where the damaged file stopped: none is used twice.
+        Some(b) => Tally { taken: b.delivered + b.dropped, ..b },
+        None => Tally { taken: given_up, dropped: given_up, ..Tally::default() },
+    };
+    tally.taken += saved;
+    let lost = before.map_or(0, |b| (b.readings_waiting() - saved).max(0));
     if lost > 0 {
         tally.taken += lost;
         tally.dropped += lost;
@@ -125,66 +183,122 @@ fn copy(from: &Path, to: &Store, now: Timestamp) -> Result<(u64, u64), Error> {
         };
         ledger::note(&t, &all, now)?;
     }
-    if let Ok(mut old) = ledger::read(&db) {
-        old.retain(|e| e.count > 0);
-        for e in old {
-            t.execute(
-                "INSERT OR IGNORE INTO ledger (device, reason, hour, readings, first_ms, last_ms)
-                 VALUES (?1, ?2, 0, 0, ?4, ?5)",
-                params![e.device, e.reason, 0, e.first.0, e.last.0],
-            )?;
-            t.execute(
-                "UPDATE ledger SET readings = readings + ?3 WHERE device = ?1 AND reason = ?2 AND hour = 0",
-                params![e.device, e.reason, e.count as i64],
-            )?;
-        }
-    }
+    let (rows, top, boots): (i64, i64, i64) =
+        t.query_row("SELECT count(*), coalesce(max(id), 0), coalesce(max(boot), 0) FROM outbox", [], |r| {
+            Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+        })?;
+    tally.last_id = tally.last_id.max(top);
+    tally.rows_gone = tally.last_id - rows;
     outbox::write_tally(&t, &tally)?;
+    // (boot, device, seq) names one reading for ever: the rows that were saved keep theirs, and
+    // this start is one that the damaged file has not seen.
+    let boot = Boot {
+        store_id: boot.map_or(own.store_id, |b| b.store_id),
+        count: boot.map_or(0, |b| b.count).max(boots).max(0) + 1,
+    };
+    t.execute("UPDATE tally SET store_id = ?1, boots = ?2", params![i64::from(boot.store_id), boot.count])?;
     t.commit()?;
     w.tally = tally;
-    Ok((seen as u64, lost as u64))
+    drop(w);
+    to.boot = boot;
+    to.committed.send_replace(OutboxId(tally.last_id));
+    Ok((saved as u64, lost as u64))
 }
 
-/// Copies one row with its layout; a row that is there already counts nothing.
-fn copy_row(from: &Connection, t: &rusqlite::Transaction, r: &Row) -> Result<i64, Error> {
-    let layout = outbox::read_layout(from, r.get(2)?)?;
-    let layout = layout_id(t, &layout.device, &layout.points)?;
-    let readings: i64 = r.get(5)?;
-    let payload: Vec<u8> = r.get(8)?;
-    let new = t
-        .prepare_cached(
-            "INSERT OR IGNORE INTO outbox (id, kind, layout, boot, seq, readings, first_ms, span_ms, payload)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        )?
-        .execute(params![
-            r.get::<_, i64>(0)?,
-            r.get::<_, i64>(1)?,
-            layout.0,
-            r.get::<_, i64>(3)?,
-            r.get::<_, i64>(4)?,
-            readings,
-            r.get::<_, i64>(6)?,
-            r.get::<_, i64>(7)?,
-            payload
-        ])?;
-    Ok(if new == 1 { readings } else { 0 })
+fn read_boot(db: &Connection) -> Result<Boot, Error> {
+    Ok(db.query_row("SELECT store_id, boots FROM tally", [], |r| {
+        Ok(Boot { store_id: r.get(0)?, count: r.get(1)? })
+    })?)
 }
 
-fn layout_id(
-    t: &rusqlite::Transaction,
-    device: &DeviceName,
-    points: &[(PointName, Option<String>)],
-) -> Result<LayoutId, Error> {
-    let names: Vec<(&str, Option<&str>)> = points.iter().map(|(n, u)| (n.as_str(), u.as_deref())).collect();
-    let text = serde_json::to_string(&names).map_err(|e| Error::Corrupt(e.to_string()))?;
-    t.execute(
-        "INSERT OR IGNORE INTO layout (device, points) VALUES (?1, ?2)",
-        params![device.as_str(), text],
-    )?;
-    let id = t.query_row(
-        "SELECT id FROM layout WHERE device = ?1 AND points = ?2",
-        params![device.as_str(), text],
-        |r| r.get(0),
-    )?;
-    Ok(LayoutId(id))
+/// Reads from both ends towards the damage. Returns how many readings were saved.
+fn copy_rows(from: &Connection, t: &Transaction) -> Result<i64, Error> {
+    let mut saved = 0;
+    for order in ["ASC", "DESC"] {
+        let sql = format!(
+            "SELECT id, kind, layout, boot, seq, readings, first_ms, span_ms, payload FROM outbox ORDER BY id {order}"
+        );
+        let Ok(mut st) = from.prepare(&sql) else { continue };
+        let Ok(mut rows) = st.query([]) else { continue };
+        while let Ok(Some(r)) = rows.next() {
+            if let Ok(row) = Saved::read(from, r) {
+                saved += row.write(t)?;
+            }
+        }
+    }
+    Ok(saved)
 }
+
+/// A row of the damaged file that is what a row should be.
+struct Saved {
+    id: i64,
+    kind: i64,
+    device: DeviceName,
+    points: String,
+    boot: i64,
+    seq: i64,
+    readings: u32,
+    first_ms: i64,
+    span_ms: i64,
+    payload: Vec<u8>,
+}
+
+impl Saved {
+    fn read(from: &Connection, r: &Row) -> Result<Saved, Error> {
+        let kind = r.get(1)?;
+        outbox::kind_from(kind)?;
+        let layout = outbox::read_layout(from, r.get(2)?)?;
+        Ok(Saved {
+            id: r.get(0)?,
+            kind,
+            points: outbox::points_json(&layout.points)?,
+            device: layout.device,
+            boot: r.get(3)?,
+            seq: r.get(4)?,
+            readings: r.get(5)?,
+            first_ms: r.get(6)?,
+            span_ms: r.get(7)?,
+            payload: r.get(8)?,
+        })
+    }
+
+    /// How many readings that added: none if the row is there already.
+    fn write(&self, t: &Transaction) -> Result<i64, Error> {
+        let layout = outbox::layout_id(t, &self.device, &self.points)?;
+        let new = t
+            .prepare_cached(
+                "INSERT OR IGNORE INTO outbox (id, kind, layout, boot, seq, readings, first_ms, span_ms, payload)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
+            .execute(params![
+                self.id,
+                self.kind,
+                layout.0,
+                self.boot,
+                self.seq,
+                self.readings,
+                self.first_ms,
+                self.span_ms,
+                self.payload
+            ])?;
+        Ok(if new == 1 { i64::from(self.readings) } else { 0 })
+    }
+}
+
+/// Takes the old entries over, as folded ones. Returns how many readings they account for.
+fn copy_ledger(from: &Connection, t: &Transaction) -> Result<i64, Error> {
+    let mut sum = 0;
+    for e in ledger::read(from).unwrap_or_default() {
+        sum += e.count as i64;
+        ledger::add(t, &e.device, &e.reason, 0, e.count as i64, e.first.0, e.last.0)?;
+    }
+    Ok(sum)
+}
+
+const MARK: &str = "-corrupt";
+const MARK_DRAFT: &str = "-corrupt-new";
+/// What the mark says once a name was chosen.
+const CHOSEN: &str = "set aside as number ";
+const ASIDE: &str = ".damaged-";
+/// Damaged files that are kept.
+const KEPT_MAX: usize = 2;

@@ -39,7 +39,7 @@ pub enum LinkError {
     #[error("the broker closed the connection: {0}")]
     HungUp(String),
     /// Nothing moved for longer than the keep-alive allows.
-    #[error("the connection stands still")]
+    #[error("the connection stands still: no acknowledgement, no answer")]
     Stuck,
 }
 

@@ -115,7 +115,7 @@ fn certificate(why: &CertificateError) -> String {
             "comes from an unknown issuer: not from the CA in uplink.ca".into()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "is for another host name than uplink.server_name".into()
+            "is not valid for the host name in uplink.server_name".into()
         }
         CertificateError::Revoked => "is revoked".into(),
         other => format!("is not valid: {other}"),

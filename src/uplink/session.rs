@@ -29,11 +29,15 @@ struct Run<S> {
     limits: Limits,
     /// A row under suspicion that goes first and alone, once the connection is proven good.
     probe: Probe,
+    /// So many rows go one by one, because one of them made the broker hang up.
+    one_by_one: usize,
     committed: watch::Receiver<OutboxId>,
     progress: bool,
     /// Commits at the last tick, to see whether acknowledged rows are deleted by themselves.
     commits: u64,
     status_at: Instant,
+    /// The last acknowledgement, or when the first publish after an empty window went out.
+    moved_at: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,10 +91,15 @@ impl<L: Link> Uplink<L> {
                 Verdict::Probe(id) => Probe::Wanted(id),
                 _ => Probe::No,
             },
+            one_by_one: match suspect.verdict() {
+                Verdict::Probe(_) => usize::from(self.config.window),
+                _ => 0,
+            },
             committed,
             progress: false,
             commits: 0,
             status_at: Instant::now(),
+            moved_at: Instant::now(),
         };
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -108,7 +117,15 @@ impl<L: Link> Uplink<L> {
                     let newest = *run.committed.borrow_and_update();
                     run.lanes.committed(newest);
                 }
-                Wake::Tick => self.tick(&mut run).await?,
+                Wake::Tick => {
+                    self.tick(&mut run).await?;
+                    // A broker that answers pings but takes nothing, or whose acknowledgements
+                    // got lost, would hold the window for ever: nobody resends on a connection
+                    // that stands. A new one starts over from the outbox.
+                    if !run.window.is_empty() && run.moved_at.elapsed() > self.ack_patience() {
+                        return Ok(run.lost(LinkError::Stuck));
+                    }
+                }
                 Wake::Events(ended) => {
                     for event in events.drain(..) {
                         if let Err(why) = self.apply(&mut run, suspect, event).await? {
@@ -153,7 +170,7 @@ impl<L: Link> Uplink<L> {
             Probe::Wanted(_) => return Ok(Ok(None)),
         }
         for lane in [Lane::Live, Lane::Backlog] {
-            while run.window.room(lane) > 0 {
+            while run.room(lane) {
                 if run.buffer(lane).is_empty() && !self.fetch(run, lane).await? {
                     break;
                 }
@@ -266,7 +283,7 @@ impl<L: Link> Uplink<L> {
                 }
             }
             LinkEvent::Acked(packet_id) => {
-                let Some(entry) = run.window.acked(packet_id) else { return Ok(Ok(())) };
+                let Some(entry) = run.acked(packet_id) else { return Ok(Ok(())) };
                 let Some(id) = entry.row else { return Ok(Ok(())) };
                 self.store.ack(id);
                 run.settle(suspect, id);
@@ -275,7 +292,7 @@ impl<L: Link> Uplink<L> {
                 self.metrics.uplink.readings_acked.add(u64::from(entry.readings));
             }
             LinkEvent::Refused(packet_id, why) => {
-                let Some(entry) = run.window.acked(packet_id) else { return Ok(Ok(())) };
+                let Some(entry) = run.acked(packet_id) else { return Ok(Ok(())) };
                 if why.contains("QuotaExceeded") {
                     // Not this message's fault: it goes again after a pause.
                     return Ok(Err(LinkError::AuthRefused("quota exceeded".into())));
@@ -298,6 +315,10 @@ impl<L: Link> Uplink<L> {
             self.store.run(|s| s.flush_acks()).await?;
         }
         Ok(Ok(()))
+    }
+
+    fn ack_patience(&self) -> Duration {
+        (self.config.keep_alive * 2).max(ACK_PATIENCE_MIN)
     }
 
     /// Acknowledged rows leave with the hub's commits; where there are none, by themselves.
@@ -375,6 +396,11 @@ impl<S: Session> Run<S> {
         }
     }
 
+    fn acked(&mut self, packet_id: u16) -> Option<Entry> {
+        self.moved_at = Instant::now();
+        self.window.acked(packet_id)
+    }
+
     fn publish(
         &mut self,
         row: Option<OutboxId>,
@@ -382,20 +408,32 @@ impl<S: Session> Run<S> {
         lane: Lane,
         message: Message,
     ) -> Result<(), LinkError> {
+        if self.window.is_empty() {
+            self.moved_at = Instant::now();
+        }
         self.session.publish(message)?;
         self.window.publish(Entry { row, readings, lane });
         Ok(())
     }
 
+    fn room(&self, lane: Lane) -> bool {
+        self.window.room(lane) > 0 && (self.one_by_one == 0 || self.window.is_empty())
+    }
+
     fn settle(&mut self, suspect: &mut Suspect, id: OutboxId) {
         suspect.settled(id);
+        self.one_by_one = self.one_by_one.saturating_sub(1);
         if self.probe == Probe::Sent(id) {
             self.probe = Probe::No;
         }
     }
 
     fn lost(&self, why: LinkError) -> Ended {
-        let alone = matches!(self.probe, Probe::Sent(_));
+        // A probe waits for an empty window, so whoever goes one by one goes alone, but for a
+        // status message, which has been taken before.
+        let alone = (matches!(self.probe, Probe::Sent(_)) || self.one_by_one > 0)
+            && !matches!(self.probe, Probe::Wanted(_))
+            && self.window.used() == 1;
         Ended::Lost { why, head: self.window.head(), alone, progress: self.progress }
     }
 }
@@ -429,4 +467,6 @@ const FETCH_BYTES: usize = 1 << 20;
 const ACKED_ROWS_MAX: usize = 4096;
 /// Fixed header, length of the topic, packet id, properties. Bytes.
 const PACKET_OVERHEAD: usize = 16;
+/// The least time that publishes may stay unanswered, however short the keep-alive is.
+const ACK_PATIENCE_MIN: Duration = Duration::from_secs(10);
 const DISCONNECT_MAX: Duration = Duration::from_secs(1);

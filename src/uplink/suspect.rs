@@ -23,12 +23,15 @@ pub enum Verdict {
 }
 
 impl Suspect {
-    /// The broker closed a connection; `head` was the oldest in flight, `alone` if it was
-    /// sent by itself after the connection was proven good.
+    /// The broker closed a connection; `head` was the oldest row in flight, `alone` if nothing
+    /// else was, on a connection that had been proven good.
     pub fn hung_up(&mut self, head: Option<OutboxId>, alone: bool) -> Verdict {
         let Some(id) = head else { return self.verdict() };
         if self.head != Some(id) {
-            *self = Suspect { head: Some(id), strikes: 1, proofs: 0 };
+            *self = match alone {
+                true => Suspect { head: Some(id), strikes: STRIKES, proofs: 1 },
+                false => Suspect { head: Some(id), strikes: 1, proofs: 0 },
+            };
         } else if alone {
             self.proofs += 1;
         } else {
@@ -69,6 +72,14 @@ mod tests {
         assert_eq!(s.hung_up(Some(id), true), Verdict::Probe(id));
         assert_eq!(s.hung_up(None, false), Verdict::Probe(id));
         assert_eq!(s.hung_up(Some(id), true), Verdict::Dead(id));
+
+        // The first suspect passes alone, the next one does not.
+        let mut s = Suspect::default();
+        s.hung_up(Some(id), false);
+        s.hung_up(Some(id), false);
+        s.settled(id);
+        assert_eq!(s.hung_up(Some(OutboxId(8)), true), Verdict::Probe(OutboxId(8)));
+        assert_eq!(s.hung_up(Some(OutboxId(8)), true), Verdict::Dead(OutboxId(8)));
 
         let mut s = Suspect::default();
         for n in 0..100 {

@@ -92,9 +92,12 @@ impl Window {
         Some(entry)
     }
 
-    /// The row that was sent first of those in flight: what a broker that hung up choked on.
+    /// The row that was sent first of those in flight: what a broker that hung up may have
+    /// choked on. The gateway's own status is no row, and hides none: a broker need not have
+    /// acknowledged it before it hangs up.
     pub fn head(&self) -> Option<OutboxId> {
-        self.inflight.values().min_by_key(|(order, _)| *order).and_then(|(_, entry)| entry.row)
+        let rows = self.inflight.values().filter_map(|(order, entry)| Some((*order, entry.row?)));
+        rows.min().map(|(_, row)| row)
     }
 }
 
@@ -117,6 +120,15 @@ mod tests {
         assert_eq!((window.room(Lane::Backlog), window.room(Lane::Live)), (0, 2));
         let smallest = Window::new(1);
         assert_eq!((smallest.room(Lane::Backlog), smallest.room(Lane::Live)), (1, 1));
+    }
+
+    #[test]
+    fn a_status_in_flight_hides_no_row() {
+        let mut window = Window::new(8);
+        window.publish(Entry { row: None, readings: 0, lane: Lane::Live });
+        window.publish(entry(7, Lane::Backlog));
+        assert!(window.sent(1) && window.sent(2));
+        assert_eq!(window.head(), Some(OutboxId(7)));
     }
 
     proptest! {

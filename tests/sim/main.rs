@@ -1,0 +1,125 @@
+//! The deterministic simulation: the real wiring (bus, hub, store on a real file, uplink) in a
+//! world of simulated devices and a simulated cloud, under a paused clock, with queues of
+//! capacity 1, and everything going wrong by a seed.
+//!
+//! A seed that fails is repeated with
+//! `FIELDGATE_SIM_SEEDS=17..17 cargo test --test sim -- --nocapture seeds`; more seeds than
+//! those of every day are tried with `FIELDGATE_SIM_SEEDS=1000..1999`.
+//!
+//! `dice` is chance, `plant` and `cloud` are the two ends, `world` lets them live, `checks`
+//! judges what they left behind.
+
+mod checks;
+mod cloud;
+mod dice;
+mod plant;
+mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use world::{Evidence, Planted, Power, Story, Temper};
+
+const CHAOS: Duration = Duration::from_secs(180);
+
+fn story(seed: u64) -> Story {
+    Story { seed, temper: Temper::Wild, planted: Planted::Nothing, chaos: CHAOS, power: Power::Seeded }
+}
+
+/// The seeds of every day, or those that the environment names.
+fn seeds() -> std::ops::RangeInclusive<u64> {
+    let Ok(text) = std::env::var("FIELDGATE_SIM_SEEDS") else { return 1..=50 };
+    let parse = |n: &str| n.trim_matches('=').parse().expect("FIELDGATE_SIM_SEEDS=first..last");
+    let (first, last) = text.split_once("..").expect("FIELDGATE_SIM_SEEDS=first..last");
+    parse(first)..=parse(last)
+}
+
+/// Runs `work` for each number, on as many threads as the machine has; its complaints.
+fn each(numbers: std::ops::RangeInclusive<u64>, work: impl Fn(u64) -> Vec<String> + Sync) -> Vec<String> {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let next = AtomicU64::new(*numbers.start());
+    let complaints = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if !numbers.contains(&number) {
+                        return;
+                    }
+                    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(number)))
+                        .unwrap_or_else(|panic| vec![format!("panic: {}", text_of(&*panic))]);
+                    complaints.lock().unwrap().extend(found.into_iter().map(|c| format!("{number}: {c}")));
+                }
+            });
+        }
+    });
+    complaints.into_inner().unwrap()
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a text").to_owned()
+}
+
+fn none(complaints: Vec<String>) {
+    let shown: Vec<String> = complaints.iter().take(30).map(|c| c.chars().take(600).collect()).collect();
+    assert!(
+        complaints.is_empty(),
+        "{} complaints (seed: check: ...)\n{}",
+        complaints.len(),
+        shown.join("\n")
+    );
+}
+
+#[test]
+fn seeds_of_every_day_lose_nothing() {
+    let complaints = each(seeds(), |seed| {
+        let evidence = world::run(story(seed));
+        if std::env::var_os("FIELDGATE_SIM_SHOW").is_some() {
+            show(seed, &evidence);
+        }
+        checks::judge(&evidence)
+    });
+    if let Some(seed) = complaints.first().and_then(|c| c.split(':').next()) {
+        println!(
+            "repeat with: FIELDGATE_SIM_SEEDS={seed}..{seed} cargo test --test sim -- --nocapture seeds"
+        );
+    }
+    none(complaints);
+}
+
+fn show(seed: u64, e: &Evidence) {
+    let taken: i64 = e.lives.iter().map(|l| l.taken).sum();
+    println!(
+        "seed {seed}: {} lives, {taken} taken, {} delivered, {} dropped, {} messages, {} served, expires {}",
+        e.lives.len(),
+        e.delivered,
+        e.dropped,
+        e.arrivals.len(),
+        e.served.len(),
+        e.expires
+    );
+}
+
+#[test]
+fn where_nothing_goes_wrong_nothing_is_bad() {
+    let calm = Story { temper: Temper::Calm, chaos: Duration::from_secs(60), ..story(1) };
+    let evidence = world::run(calm);
+    let mut complaints = checks::judge(&evidence);
+    complaints.extend(checks::judge_calm(&evidence));
+    none(complaints);
+    assert!(evidence.delivered > 500, "a minute brings readings: {}", evidence.delivered);
+}
+
+#[test]
+fn the_same_seed_is_the_same_story() {
+    for seed in [3, 7] {
+        let short = Story { chaos: Duration::from_secs(60), ..story(seed) };
+        let (first, second) = (world::run(short), world::run(short));
+        for (n, (a, b)) in first.arrivals.iter().zip(&second.arrivals).enumerate() {
+            assert_eq!(a, b, "message {n} of seed {seed}");
+        }
+        assert_eq!(first.arrivals.len(), second.arrivals.len(), "seed {seed}");
+    }
+}

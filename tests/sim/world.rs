@@ -1,0 +1,442 @@
+//! One simulated world: a plant, the real agent with its store on a real file, a cloud; power
+//! cuts between; then calm, then rest. What it leaves behind is an [`Evidence`].
+//!
+//! Constraints: one thread and a paused clock, so that the same seed is the same story. SQLite
+//! runs on one blocking thread, during which tokio's clock stands still. A power cut drops
+//! the agent as it stands and goes on from a copy of its files, so that nothing the dying
+//! process still writes can help it. (What a cut does to a disk's cache is not shown here.)
+//!
+//! The way of a world: chaos, with lives between power cuts and with disk stalls → `calm`, no
+//! more faults → `closed`, no more readings → at rest → an orderly stop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::task::JoinHandle;
+use tokio::task::{spawn_blocking, yield_now};
+use tokio::time::{Instant, advance, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use fieldgate::app::{App, World};
+use fieldgate::config::{Config, load};
+use fieldgate::metrics::Metrics;
+use fieldgate::model::time::{CLOCK_PLAUSIBLE_FROM, Clock, Timestamp};
+use fieldgate::store::Store;
+use fieldgate::supervise::Ended;
+
+use crate::cloud::{Arrival, Cloud, CloudLink};
+use crate::dice::{Dice, ms};
+use crate::plant::{DEVICES, Framing, LATE_WINDOW, LINES, POINTS, Plant, RESPONSE_TIMEOUT, Served};
+
+/// Wall time at the beginning of every world.
+pub const BASE: Timestamp = Timestamp(CLOCK_PLAUSIBLE_FROM.0 + 86_400_000);
+pub const BATCH_WINDOW: Duration = Duration::from_millis(3);
+const WINDOW: u16 = 12;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Temper {
+    /// Nothing ever goes wrong.
+    Calm,
+    Wild,
+}
+
+/// A bug put into the world, to prove that the check for it bites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    Nothing,
+    /// The broker acknowledges what never reached it: a row is deleted too early.
+    BrokerAcksUnseen,
+    /// The broker loses what it acknowledged.
+    BrokerForgets,
+    BrokerReorders,
+    /// A unit answers with the counter of another point.
+    UnitMixesUpPoints,
+    /// A value was handed out that the book does not know.
+    BookMissesAValue,
+    /// The power cut takes commits back that were on the disk.
+    CutTakesCommitsBack,
+    /// An agent that starts from an empty store after each cut.
+    CutTakesTheFile,
+}
+
+/// What a world is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Story {
+    pub seed: u64,
+    pub temper: Temper,
+    pub planted: Planted,
+    /// How long the chaos lasts.
+    pub chaos: Duration,
+    pub power: Power,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Power {
+    /// Cuts at random moments.
+    Seeded,
+    Steady,
+    /// One cut, as soon as the n-th commit is on the disk and before the agent hears of it.
+    AfterCommit(u64),
+    /// One cut, with the commit after the n-th waiting for the disk.
+    BeforeCommit(u64),
+}
+
+/// One run of the agent, from its start to the cut or the end.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub boot: String,
+    /// Readings taken in this life, by the agent's own account.
+    pub taken: i64,
+    pub cut: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    pub served: Vec<Served>,
+    pub arrivals: Vec<Arrival>,
+    /// Telemetry that the broker refused for good.
+    pub refused: Vec<serde_json::Value>,
+    pub lives: Vec<Life>,
+    pub delivered: i64,
+    pub dropped: i64,
+    /// Per device, from the ledger.
+    pub ledger: Vec<(String, u64)>,
+    /// Rows and readings that really stand in the file at the end.
+    pub rows_left: i64,
+    pub readings_left: i64,
+    /// Tallies that did not fit what stood in the file at a start.
+    pub misfits: Vec<String>,
+    /// Old readings may be dropped in this world.
+    pub expires: bool,
+    pub commits: u64,
+    pub stopped: Option<String>,
+}
+
+/// Runs a world from its beginning to its rest.
+pub fn run(story: Story) -> Evidence {
+    let folder = folder();
+    // The store draws its number from this thread's chance.
+    fastrand::seed(story.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        // One writer at a time, in the order of the calls.
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async { Stage::new(story, folder.path().to_owned()).play().await })
+}
+
+/// In memory if there is such a place: the flushes of thousands of commits cost nothing there.
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
+struct Stage {
+    story: Story,
+    dice: Dice,
+    origin: Instant,
+    plant: Arc<Plant>,
+    cloud: Arc<Cloud>,
+    folder: PathBuf,
+    calm: Duration,
+    closed: Duration,
+    lives: Vec<Life>,
+    misfits: Vec<String>,
+    expires: bool,
+    commits: u64,
+}
+
+struct Agent {
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), Ended>>,
+    taken_before: i64,
+}
+
+impl Stage {
+    fn new(story: Story, folder: PathBuf) -> Stage {
+        let dice = Dice(story.seed);
+        let calm = story.chaos;
+        // Longer than any backoff, any hole that was learned, any connection that lies dead.
+        let closed = calm + Duration::from_secs(if story.temper == Temper::Calm { 5 } else { 90 });
+        Stage {
+            story,
+            dice,
+            origin: Instant::now(),
+            plant: Plant::new(dice, story.temper, story.planted, calm, closed),
+            cloud: Cloud::new(dice, story.temper, story.planted, calm),
+            folder,
+            calm,
+            closed,
+            lives: Vec::new(),
+            misfits: Vec::new(),
+            expires: story.temper == Temper::Wild && dice.of("expires", 0).u8(0..4) == 0,
+            commits: 0,
+        }
+    }
+
+    async fn play(mut self) -> Evidence {
+        let cuts = self.cuts();
+        for cut in cuts {
+            let agent = self.start();
+            self.until(cut).await;
+            self.cut(agent).await;
+            let dark = ms(&mut self.dice.of("dark", self.lives.len() as u64), 0, 15_000);
+            sleep(dark).await;
+        }
+        let agent = match self.story.power {
+            Power::AfterCommit(n) => self.cut_at_commit(n, false).await,
+            Power::BeforeCommit(n) => self.cut_at_commit(n, true).await,
+            Power::Seeded | Power::Steady => self.start(),
+        };
+        self.until(self.closed).await;
+        // Rest: what stands in the outbox now leaves it, and nothing new comes.
+        // The units, asked for the last time, are told silent within their backoff.
+        sleep(Duration::from_secs(20)).await;
+        let patience = self.closed + Duration::from_secs(120);
+        while agent.store.tally().rows_waiting() > 0 && self.origin.elapsed() < patience {
+            sleep(Duration::from_secs(1)).await;
+        }
+        sleep(Duration::from_secs(3)).await;
+        self.finish(agent).await
+    }
+
+    fn cuts(&self) -> Vec<Duration> {
+        if self.story.temper == Temper::Calm || !matches!(self.story.power, Power::Seeded) {
+            return Vec::new();
+        }
+        let mut random = self.dice.of("power", 0);
+        let count = random.usize(0..=4);
+        let mut cuts: Vec<_> =
+            (0..count).map(|_| ms(&mut random, 20, self.calm.as_millis() as u64)).collect();
+        cuts.sort_unstable();
+        cuts
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.join(format!("{}/fieldgate.db", self.lives.len()))
+    }
+
+    fn start(&mut self) -> Agent {
+        let file = self.file();
+        let config = config(&file, self.expires);
+        let plant = Arc::clone(&self.plant);
+        let world: World<CloudLink> = World {
+            clock: Clock::Simulated { base: BASE, origin: self.origin },
+            seed: self.story.seed + self.lives.len() as u64,
+            observations_max: 1,
+            dial: Box::new(move |line| plant.dial(line)),
+            link: self.cloud.link(),
+        };
+        let app = App::build_in(config, world).expect("the store opens");
+        let (store, metrics) = (app.store(), app.metrics());
+        let (rows, readings) = standing(&file);
+        let tally = store.tally();
+        if (tally.rows_waiting(), tally.readings_waiting()) != (rows, readings) {
+            let text = format!("{tally:?} with {rows} rows of {readings} readings in the file");
+            self.misfits.push(text);
+        }
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(app.run(stop.clone()));
+        Agent { store, metrics, stop, task, taken_before: tally.taken }
+    }
+
+    /// Lets the world go on, with the disk standing still now and then.
+    async fn until(&self, end: Duration) {
+        let end = self.origin + end;
+        let mut stall = 0;
+        while self.story.temper == Temper::Wild && Instant::now() < end {
+            stall += 1;
+            let mut random = self.dice.of("stall", stall + 100 * self.lives.len() as u64);
+            let at = Instant::now() + ms(&mut random, 500, 60_000);
+            if at >= end || at >= self.origin + self.calm {
+                break;
+            }
+            sleep_until(at).await;
+            let longest = if random.u8(0..4) == 0 { 4_000 } else { 150 };
+            let until = end.min(at + ms(&mut random, 1, longest));
+            disk_stands_still(until).await;
+        }
+        sleep_until(end).await;
+    }
+
+    /// The power goes: the agent is dropped as it stands, and its files are as they were.
+    async fn cut(&mut self, agent: Agent) {
+        let random = &mut self.dice.of("cut", self.lives.len() as u64);
+        let held = if random.bool() { Some(hold_disk().await) } else { None };
+        if held.is_some() {
+            // A commit may be waiting for the disk when it happens.
+            pass(Duration::from_millis(random.u64(0..300))).await;
+        } else {
+            agent.store.run(|_| ()).await;
+        }
+        self.drop_dead(agent).await;
+        drop(held);
+    }
+
+    /// Nothing is on its way to the disk, or the disk is held.
+    async fn drop_dead(&mut self, agent: Agent) {
+        let cut = self.origin.elapsed();
+        let (from, life) = (self.file(), self.lives.len());
+        let to = self.folder.join(format!("{}/fieldgate.db", life + 1));
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        for suffix in ["", "-wal"] {
+            let name = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+            let lost = self.story.planted == Planted::CutTakesTheFile
+                || (self.story.planted == Planted::CutTakesCommitsBack && suffix == "-wal");
+            if name(&from).exists() && !lost {
+                std::fs::copy(name(&from), name(&to)).unwrap();
+            }
+        }
+        let boot = agent.store.boot().to_string();
+        let taken = taken_in(&from) - agent.taken_before;
+        assert!(!agent.task.is_finished(), "the agent ended by itself: {:?}", agent.task.await);
+        agent.task.abort();
+        let _ = agent.task.await;
+        self.lives.push(Life { boot, taken, cut: Some(cut) });
+    }
+
+    /// A first life that ends at its `n`-th commit, then a second one.
+    async fn cut_at_commit(&mut self, n: u64, before: bool) -> Agent {
+        let agent = self.start();
+        let mut committed = agent.store.committed();
+        for _ in 0..n {
+            // A world without that many commits ends the wait; its cut is then at the end.
+            tokio::select! {
+                biased;
+                _ = committed.changed() => {}
+                () = sleep_until(self.origin + self.closed) => break,
+            }
+        }
+        let held = if before { Some(hold_disk().await) } else { None };
+        if before {
+            // Every device is polled meanwhile; the commit of the first waits.
+            pass(Duration::from_millis(1_200)).await;
+        }
+        self.drop_dead(agent).await;
+        drop(held);
+        self.start()
+    }
+
+    async fn finish(mut self, agent: Agent) -> Evidence {
+        let file = self.file();
+        let tally = agent.store.tally();
+        let boot = agent.store.boot().to_string();
+        self.commits = agent.metrics.store.commits.get();
+        agent.stop.cancel();
+        let stopped = match agent.task.await {
+            Ok(Ok(())) => None,
+            Ok(Err(ended)) => Some(ended.to_string()),
+            Err(e) => Some(e.to_string()),
+        };
+        let (rows_left, readings_left) = standing(&file);
+        let ledger = agent.store.ledger().unwrap();
+        self.lives.push(Life { boot, taken: tally.taken - agent.taken_before, cut: None });
+        Evidence {
+            served: self.plant.served(),
+            arrivals: self.cloud.arrivals(),
+            refused: self.cloud.refused(),
+            lives: self.lives,
+            delivered: tally.delivered,
+            dropped: tally.dropped,
+            ledger: ledger.into_iter().map(|e| (e.device, e.count)).collect(),
+            rows_left,
+            readings_left,
+            misfits: self.misfits,
+            expires: self.expires,
+            commits: self.commits,
+            stopped,
+        }
+    }
+}
+
+/// The disk takes nothing until this is dropped.
+struct Held(#[allow(dead_code, reason = "its end is the signal")] std::sync::mpsc::Sender<()>);
+
+/// Occupies the one blocking thread; what was asked of it before is done when this returns.
+async fn hold_disk() -> Held {
+    let (release, released) = std::sync::mpsc::channel();
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    spawn_blocking(move || {
+        let _ = begun.send(());
+        let _ = released.recv();
+    });
+    begins.await.unwrap();
+    Held(release)
+}
+
+async fn disk_stands_still(until: Instant) {
+    let _held = hold_disk().await;
+    pass(until.saturating_duration_since(Instant::now())).await;
+}
+
+/// Time passes although a blocking thread is busy, which stops tokio's paused clock from
+/// moving by itself. Each millisecond is given to everybody who has something to do in it.
+async fn pass(time: Duration) {
+    for _ in 0..time.as_millis() {
+        advance(Duration::from_millis(1)).await;
+        for _ in 0..16 {
+            yield_now().await;
+        }
+    }
+}
+
+fn taken_in(file: &Path) -> i64 {
+    look(file, "SELECT taken, 0 FROM tally").0
+}
+
+/// Rows and readings that stand in the outbox.
+fn standing(file: &Path) -> (i64, i64) {
+    look(file, "SELECT count(*), coalesce(sum(readings), 0) FROM outbox")
+}
+
+fn look(file: &Path, question: &str) -> (i64, i64) {
+    let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    db.query_row(question, [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap()
+}
+
+fn config(file: &Path, expires: bool) -> Config {
+    let folder = file.parent().unwrap();
+    std::fs::create_dir_all(folder).unwrap();
+    let mut text = format!(
+        "[gateway]\nname = \"gw\"\n\
+         [uplink]\nurl = \"mqtt://cloud.example\"\ninsecure = true\nwindow = {WINDOW}\n\
+         keep_alive = \"10s\"\nconnect_timeout = \"5s\"\nreconnect_max = \"10s\"\n\
+         [store]\npath = \"{}\"\nbatch_window = \"{}ms\"\n",
+        file.display(),
+        BATCH_WINDOW.as_millis(),
+    );
+    if expires {
+        text += "max_age = \"20s\"\n";
+    }
+    for (number, framing) in LINES.iter().enumerate() {
+        text += &format!("[[bus]]\nname = \"line-{number}\"\nreconnect_max = \"5s\"\n");
+        text += match framing {
+            Framing::Rtu => "transport = \"serial\"\npath = \"/dev/ttyS0\"\nbaud = 19200\n",
+            Framing::Mbap => "transport = \"tcp\"\nhost = \"192.0.2.1\"\nconnect_timeout = \"2s\"\n",
+        };
+    }
+    for (name, line, unit_id) in DEVICES {
+        text += &format!(
+            "[[device]]\nname = \"{name}\"\nbus = \"line-{line}\"\nunit_id = {unit_id}\n\
+             response_timeout = \"{}ms\"\nlate_window = \"{}ms\"\nsilent_after = 2\n\
+             backoff_max = \"8s\"\nhole_retry = \"20s\"\ninterval = \"1s\"\n",
+            RESPONSE_TIMEOUT.as_millis(),
+            LATE_WINDOW.as_millis(),
+        );
+        for (point, address) in POINTS {
+            text += &format!(
+                "[[device.point]]\nname = \"{point}\"\ntable = \"holding\"\naddress = {address}\ntype = \"uint32\"\n"
+            );
+        }
+        text += "interval = \"5s\"\n";
+    }
+    let path = folder.join("fieldgate.toml");
+    std::fs::write(&path, text).unwrap();
+    load::load_with(&path, std::iter::empty()).unwrap_or_else(|e| panic!("{e}"))
+}
