@@ -13,7 +13,7 @@ use regex::Regex;
 
 /// Foreign crates and the only places that may name them.
 const DOORS: &[(&str, &[&str])] = &[
-    ("rumqttc", &["src/uplink/link.rs"]),
+    ("rumqttc", &["src/uplink/link"]),
     ("tokio_modbus", &["src/modbus/client.rs", "src/cli/demo"]),
     ("tokio_serial", &["src/serial/port.rs", "src/cli/demo"]),
     ("rusqlite", &["src/store/"]),
@@ -46,8 +46,9 @@ const IMPURE: &[&str] =
     &["tokio", "std::net", "std::fs", "std::time::Instant", "std::time::SystemTime", "rusqlite", "rumqttc"];
 
 /// Floors, from below; the longest prefix that fits decides. A pure file inside a task's
-/// room stands on the pure floor. The configuration lies below the resources made of it.
+/// room stands on the pure floor. The validated configuration is data; reading it is not.
 const FLOORS: &[(&str, u8)] = &[
+    ("crate::manual", 0),
     ("crate::model", 0),
     ("crate::backoff", 1),
     ("crate::channel", 1),
@@ -56,7 +57,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("crate::packed", 1),
     ("crate::serial", 1),
     ("crate::wire", 1),
-    ("crate::config", 2),
+    ("crate::config", 1),
+    ("crate::config::load", 2),
     ("crate::identity", 3),
     ("crate::modbus::client", 3),
     ("crate::notify", 3),
@@ -432,14 +434,14 @@ fn no_file_is_too_long() {
     assert_clean(size);
 }
 
+/// That every option is in it is proven where the options are known; here, that it parses.
 #[test]
-fn the_sample_configuration_is_tested() {
+fn the_sample_configuration_parses_and_shows_every_section() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    assert!(root.join("config/fieldgate.toml").is_file());
-    // The proof that every option is in it belongs to the room that knows the options.
-    let mut config = Vec::new();
-    for entry in std::fs::read_dir(root.join("src/config")).unwrap() {
-        config.push(std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default());
+    let text = std::fs::read_to_string(root.join("config/fieldgate.toml")).unwrap();
+    let sample: toml::Table = text.parse().unwrap();
+    let sections: Vec<&str> = sample.keys().map(String::as_str).collect();
+    for section in ["gateway", "uplink", "store", "log", "bus", "device"] {
+        assert!(sections.contains(&section), "no {section} in {sections:?}");
     }
-    assert!(config.iter().any(|text| text.contains("config/fieldgate.toml")), "no test reads the sample");
 }

@@ -139,7 +139,14 @@ pub fn settle(served: impl Fn() -> Vec<Sample>, cloud: &Subscriber, window: usiz
         missing.retain(|_, values| values.len() > allowed.kills);
         let lost: usize = missing.values().map(Vec::len).sum();
         let given_up: u64 = arrived.gaps.values().sum();
-        (lost as u64 > given_up).then(|| format!("{missing:?}, and gap records {:?}", arrived.gaps))
+        let spans: Vec<String> = missing
+            .iter()
+            .map(|((device, point), v)| {
+                format!("{device} {point}: {} of {}..{}", v.len(), v[0], v[v.len() - 1])
+            })
+            .collect();
+        (lost as u64 > given_up)
+            .then(|| format!("{lost} values ({}), gaps {:?}", spans.join("; "), arrived.gaps))
     };
     let mut last = Some(String::new());
     until_true_or("every value to arrive", &mut last, || open(&cloud.arrived()));
