@@ -32,6 +32,8 @@ struct Run<S> {
     /// So many rows go one by one, because one of them made the broker hang up.
     one_by_one: usize,
     committed: watch::Receiver<OutboxId>,
+    /// Which publish was the oldest in flight at the last tick, and since when.
+    oldest: (Option<u64>, Instant),
     progress: bool,
     /// Commits at the last tick, to see whether acknowledged rows are deleted by themselves.
     commits: u64,
@@ -94,6 +96,7 @@ impl<L: Link> Uplink<L> {
                 _ => 0,
             },
             committed,
+            oldest: (None, Instant::now()),
             progress: false,
             commits: 0,
             status_at: Instant::now(),
@@ -114,7 +117,12 @@ impl<L: Link> Uplink<L> {
                     let newest = *run.committed.borrow_and_update();
                     run.lanes.committed(newest);
                 }
-                Wake::Tick => self.tick(&mut run).await?,
+                Wake::Tick => {
+                    self.tick(&mut run).await?;
+                    if run.stands_still(self.config.keep_alive * 2 + self.config.connect_timeout) {
+                        return Ok(run.lost(LinkError::Stuck));
+                    }
+                }
                 Wake::Events(ended) => {
                     for event in events.drain(..) {
                         if let Err(why) = self.apply(&mut run, suspect, event).await? {
@@ -391,6 +399,16 @@ impl<S: Session> Run<S> {
         self.session.publish(message)?;
         self.window.publish(Entry { row, readings, lane });
         Ok(())
+    }
+
+    /// A broker that answers pings but not this publish will not answer it any more; on
+    /// another connection it may. The library's watchdog sees only the pings.
+    fn stands_still(&mut self, patience: Duration) -> bool {
+        let oldest = self.window.oldest();
+        if oldest != self.oldest.0 {
+            self.oldest = (oldest, Instant::now());
+        }
+        oldest.is_some() && self.oldest.1.elapsed() > patience
     }
 
     fn room(&self, lane: Lane) -> bool {
