@@ -59,7 +59,10 @@ struct Character {
 enum Acks {
     InOrder(Duration),
     Shuffled(u64),
+    /// Takes everything, answers pings, never says so.
     Never,
+    /// Forgets one acknowledgement in a hundred.
+    Forgetful(Duration),
 }
 
 impl Cloud {
@@ -99,8 +102,16 @@ impl Cloud {
         }
         let longest = if random.bool() { 4_000 } else { 60_000 };
         let life = ms(&mut random, 10, longest);
+        let acks = match random.u8(0..10) {
+            0 => Acks::Never,
+            1 => Acks::Forgetful(ms(&mut random, 1, 300)),
+            2..5 => Acks::Shuffled(random.u64(1..=800)),
+            _ => Acks::InOrder(ms(&mut random, 1, 300)),
+        };
+        // What is not acknowledged the agent has to notice by itself.
+        let endless = matches!(acks, Acks::Never | Acks::Forgetful(_)) && random.bool();
         Character {
-            ends: now + life,
+            ends: now + if endless { Duration::from_secs(1_000_000) } else { life },
             why: match random.u8(0..4) {
                 0 => LinkError::HungUp("the broker restarts".into()),
                 1 => LinkError::Stuck,
@@ -108,11 +119,7 @@ impl Cloud {
                 _ => LinkError::Unreachable("connection reset".into()),
             },
             transit: ms(&mut random, 1, 80),
-            acks: match random.u8(0..8) {
-                0 => Acks::Never,
-                1..4 => Acks::Shuffled(random.u64(1..=800)),
-                _ => Acks::InOrder(ms(&mut random, 1, 300)),
-            },
+            acks,
         }
     }
 
@@ -222,13 +229,10 @@ impl CloudSession {
     /// When the broker's answer is back, if it ever is.
     fn ack_at(&mut self, arrives: Instant, random: &mut fastrand::Rng) -> Option<Instant> {
         match self.character.acks {
-            Acks::Never => {
-                // The library's watchdog ends a connection on which nothing moves.
-                self.hang_up(arrives + Duration::from_secs(30), LinkError::Stuck);
-                None
-            }
+            Acks::Never => None,
+            Acks::Forgetful(_) if random.u8(0..100) == 0 => None,
             Acks::Shuffled(max) => Some(arrives + ms(random, 1, max)),
-            Acks::InOrder(delay) => {
+            Acks::InOrder(delay) | Acks::Forgetful(delay) => {
                 self.last_ack = self.last_ack.max(arrives + delay);
                 Some(self.last_ack)
             }
