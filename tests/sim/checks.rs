@@ -147,7 +147,8 @@ fn lost(e: &Evidence, all: &Readings) -> Vec<String> {
     for life in &e.lives {
         let arrived = all.arrived.keys().filter(|(boot, ..)| *boot == life.boot).count() as i64;
         if arrived > life.taken {
-            complaints.push(format!("invented: {arrived} of boot {} arrived, {} taken", life.boot, life.taken));
+            complaints
+                .push(format!("invented: {arrived} of boot {} arrived, {} taken", life.boot, life.taken));
         }
         lost += (life.taken - arrived).max(0);
     }
@@ -160,7 +161,11 @@ fn lost(e: &Evidence, all: &Readings) -> Vec<String> {
         complaints.push(format!("lost: {text}"));
     }
     if e.delivered > all.arrived.len() as i64 {
-        complaints.push(format!("invented: {} counted as delivered, {} arrived", e.delivered, all.arrived.len()));
+        complaints.push(format!(
+            "invented: {} counted as delivered, {} arrived",
+            e.delivered,
+            all.arrived.len()
+        ));
     }
     complaints
 }
@@ -170,7 +175,8 @@ fn tally(e: &Evidence) -> Vec<String> {
     let taken: i64 = e.lives.iter().map(|l| l.taken).sum();
     if taken != e.delivered + e.dropped + e.readings_left {
         let (delivered, dropped, left) = (e.delivered, e.dropped, e.readings_left);
-        complaints.push(format!("tally: {taken} taken, {delivered} delivered, {dropped} dropped, {left} left"));
+        complaints
+            .push(format!("tally: {taken} taken, {delivered} delivered, {dropped} dropped, {left} left"));
     }
     let ledger: i64 = e.ledger.iter().map(|(_, n)| *n as i64).sum();
     if ledger != e.dropped {
@@ -205,7 +211,8 @@ fn truth(e: &Evidence, all: &Readings) -> Vec<String> {
                 let late = if shares_a_request(&reading.point) { SPLIT_MAX } else { Duration::ZERO };
                 // Milliseconds are cut, so a reading may seem one older than its answer.
                 if t + Duration::from_millis(1) < *at || t > *at + RESPONSE_TIMEOUT + ON_THE_WIRE + late {
-                    complaints.push(format!("true: {name:?} says {t:?}, {value:#x} was handed out at {at:?}"));
+                    complaints
+                        .push(format!("true: {name:?} says {t:?}, {value:#x} was handed out at {at:?}"));
                 }
             }
         }

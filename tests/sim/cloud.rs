@@ -123,6 +123,29 @@ impl Cloud {
         }
     }
 
+    fn take(&self, mut arrival: Arrival) {
+        let mut book = self.book.lock().unwrap();
+        let number = book.arrivals.len();
+        match self.planted {
+            Planted::BrokerForgets if number % 400 == 399 => return,
+            Planted::FaultsGetLost if arrival.topic.ends_with("/fault") && number % 2 == 0 => return,
+            Planted::BrokerCutsShort if number == 300 => {
+                arrival.payload["readings"].as_array_mut().map(Vec::pop);
+            }
+            Planted::BrokerRewrites => {
+                let known = |a: &&Arrival| a.payload["seq"].is_array() && a.payload == arrival.payload;
+                if book.arrivals.iter().any(|a| known(&a)) {
+                    arrival.payload["readings"][0]["t"] = 1.into();
+                }
+            }
+            _ => {}
+        }
+        book.arrivals.push(arrival);
+        if self.planted == Planted::BrokerReorders && number % 200 == 199 {
+            book.arrivals[number - 40..].reverse();
+        }
+    }
+
     /// What the broker thinks of a message, always the same of the same message.
     fn verdict(&self, payload: &Value) -> Verdict {
         let (Some(seq), Some(device)) = (payload["seq"][0].as_u64(), payload["device"].as_str()) else {
@@ -130,9 +153,9 @@ impl Cloud {
         };
         let boot = payload["boot"].as_str().and_then(|b| b.rsplit('-').next()).unwrap_or_default();
         let mut random = self.dice.of(&format!("verdict {device} {boot}"), seq);
-        let early = payload["readings"][0]["t"].as_i64().is_some_and(|t| {
-            t < crate::world::BASE.0 + self.calm.as_millis() as i64
-        });
+        let early = payload["readings"][0]["t"]
+            .as_i64()
+            .is_some_and(|t| t < crate::world::BASE.0 + self.calm.as_millis() as i64);
         match random.u32(0..1500) {
             _ if self.temper == Temper::Calm || !early => Verdict::Takes,
             0 => Verdict::HangsUp,
@@ -165,7 +188,8 @@ impl Link for CloudLink {
         let mut random = cloud.dice.of("attempt", attempt);
         sleep(ms(&mut random, 5, 120)).await;
         let now = cloud.origin.elapsed();
-        if cloud.outages.iter().any(|o| o.holds(now)) {
+        let never = cloud.planted == Planted::BrokerNeverComes && cloud.is_calm();
+        if never || cloud.outages.iter().any(|o| o.holds(now)) {
             return Err(match random.u8(0..8) {
                 0 => LinkError::TlsRefused("the certificate has expired".into()),
                 1 => LinkError::AuthRefused("not authorised".into()),
@@ -273,18 +297,9 @@ impl Session for CloudSession {
                 LinkEvent::Refused(id, "PayloadFormatInvalid".into())
             }
             Verdict::Takes => {
-                let mut book = cloud.book.lock().unwrap();
                 let at = arrives - cloud.origin;
-                let forgets = cloud.planted == Planted::BrokerForgets && book.arrivals.len() % 400 == 399;
-                if !forgets {
-                    let (connection, topic) = (self.number, message.topic);
-                    book.arrivals.push(Arrival { at, connection, topic, payload });
-                }
-                let swaps = cloud.planted == Planted::BrokerReorders && book.arrivals.len() % 200 == 199;
-                if swaps {
-                    let end = book.arrivals.len();
-                    book.arrivals[end - 40..].reverse();
-                }
+                let arrival = Arrival { at, connection: self.number, topic: message.topic, payload };
+                cloud.take(arrival);
                 LinkEvent::Acked(id)
             }
         };

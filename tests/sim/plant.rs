@@ -215,7 +215,8 @@ impl Plant {
         if self.mute[device].iter().any(|m| m.holds(now)) {
             return (Fate::Mute, prompt);
         }
-        if self.temper == Temper::Calm || now >= self.calm {
+        let calm = self.temper == Temper::Calm && self.planted != Planted::CalmIsNone;
+        if calm || now >= self.calm {
             return (Fate::Answer, prompt);
         }
         match random.u32(0..1000) {
@@ -258,10 +259,10 @@ impl Plant {
                     }
                     let (place, value) = self.hand_out(device, point);
                     values.push(place);
-                    let shown = if self.planted == Planted::UnitMixesUpPoints && value % 500 == 499 {
-                        value ^ (1 << 16)
-                    } else {
-                        value
+                    let shown = match self.planted {
+                        Planted::UnitMixesUpPoints if value % 50 == 49 => value ^ (1 << 16),
+                        Planted::UnitRepeatsItself if value % 50 == 49 => value - 1,
+                        _ => value,
                     };
                     (words[at], words[at + 1]) = ((shown >> 16) as u16, shown as u16);
                 }
@@ -270,7 +271,8 @@ impl Plant {
                 request.frame(LINES[line], &pdu)
             }
         };
-        let bytes = if matches!(fate, Fate::Garbled) { garble(LINES[line], bytes, &mut random) } else { bytes };
+        let bytes =
+            if matches!(fate, Fate::Garbled) { garble(LINES[line], bytes, &mut random) } else { bytes };
         Some(Pending {
             due: Instant::now() + delay,
             device,
@@ -357,6 +359,7 @@ fn garble(framing: Framing, mut bytes: Vec<u8>, random: &mut fastrand::Rng) -> V
 
 fn crc(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0xFFFF, |crc, byte| {
-        (0..8).fold(crc ^ u16::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xA001 } else { crc >> 1 })
+        (0..8)
+            .fold(crc ^ u16::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xA001 } else { crc >> 1 })
     })
 }
