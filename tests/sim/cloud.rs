@@ -128,7 +128,7 @@ impl Cloud {
         let number = book.arrivals.len();
         match self.planted {
             Planted::BrokerForgets if number % 400 == 399 => return,
-            Planted::FaultsGetLost if arrival.topic.ends_with("/fault") && number % 2 == 0 => return,
+            Planted::FaultsGetLost if arrival.topic.ends_with("/fault") && number.is_multiple_of(2) => return,
             Planted::BrokerCutsShort if number == 300 => {
                 arrival.payload["readings"].as_array_mut().map(Vec::pop);
             }
