@@ -32,12 +32,12 @@ struct Run<S> {
     /// So many rows go one by one, because one of them made the broker hang up.
     one_by_one: usize,
     committed: watch::Receiver<OutboxId>,
+    /// Which publish was the oldest in flight at the last tick, and since when.
+    oldest: (Option<u64>, Instant),
     progress: bool,
     /// Commits at the last tick, to see whether acknowledged rows are deleted by themselves.
     commits: u64,
     status_at: Instant,
-    /// The last acknowledgement, or when the first publish after an empty window went out.
-    moved_at: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,10 +96,10 @@ impl<L: Link> Uplink<L> {
                 _ => 0,
             },
             committed,
+            oldest: (None, Instant::now()),
             progress: false,
             commits: 0,
             status_at: Instant::now(),
-            moved_at: Instant::now(),
         };
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -119,10 +119,7 @@ impl<L: Link> Uplink<L> {
                 }
                 Wake::Tick => {
                     self.tick(&mut run).await?;
-                    // A broker that answers pings but takes nothing, or whose acknowledgements
-                    // got lost, would hold the window for ever: nobody resends on a connection
-                    // that stands. A new one starts over from the outbox.
-                    if !run.window.is_empty() && run.moved_at.elapsed() > self.ack_patience() {
+                    if run.stands_still(self.config.keep_alive * 2 + self.config.connect_timeout) {
                         return Ok(run.lost(LinkError::Stuck));
                     }
                 }
@@ -281,7 +278,7 @@ impl<L: Link> Uplink<L> {
                 }
             }
             LinkEvent::Acked(packet_id) => {
-                let Some(entry) = run.acked(packet_id) else { return Ok(Ok(())) };
+                let Some(entry) = run.window.acked(packet_id) else { return Ok(Ok(())) };
                 let Some(id) = entry.row else { return Ok(Ok(())) };
                 self.store.ack(id);
                 run.settle(suspect, id);
@@ -290,7 +287,7 @@ impl<L: Link> Uplink<L> {
                 self.metrics.uplink.readings_acked.add(u64::from(entry.readings));
             }
             LinkEvent::Refused(packet_id, why) => {
-                let Some(entry) = run.acked(packet_id) else { return Ok(Ok(())) };
+                let Some(entry) = run.window.acked(packet_id) else { return Ok(Ok(())) };
                 if why.contains("QuotaExceeded") {
                     // Not this message's fault: it goes again after a pause.
                     return Ok(Err(LinkError::AuthRefused("quota exceeded".into())));
@@ -313,10 +310,6 @@ impl<L: Link> Uplink<L> {
             self.store.run(|s| s.flush_acks()).await?;
         }
         Ok(Ok(()))
-    }
-
-    fn ack_patience(&self) -> Duration {
-        (self.config.keep_alive * 2).max(ACK_PATIENCE_MIN)
     }
 
     /// Acknowledged rows leave with the hub's commits; where there are none, by themselves.
@@ -394,11 +387,6 @@ impl<S: Session> Run<S> {
         }
     }
 
-    fn acked(&mut self, packet_id: u16) -> Option<Entry> {
-        self.moved_at = Instant::now();
-        self.window.acked(packet_id)
-    }
-
     fn publish(
         &mut self,
         row: Option<OutboxId>,
@@ -406,12 +394,19 @@ impl<S: Session> Run<S> {
         lane: Lane,
         message: Message,
     ) -> Result<(), LinkError> {
-        if self.window.is_empty() {
-            self.moved_at = Instant::now();
-        }
         self.session.publish(message)?;
         self.window.publish(Entry { row, readings, lane });
         Ok(())
+    }
+
+    /// A broker that answers pings but not this publish will not answer it any more; on
+    /// another connection it may. The library's watchdog sees only the pings.
+    fn stands_still(&mut self, patience: Duration) -> bool {
+        let oldest = self.window.oldest();
+        if oldest != self.oldest.0 {
+            self.oldest = (oldest, Instant::now());
+        }
+        oldest.is_some() && self.oldest.1.elapsed() > patience
     }
 
     fn room(&self, lane: Lane) -> bool {
@@ -467,6 +462,4 @@ const FETCH_BYTES: usize = 1 << 20;
 const ACKED_ROWS_MAX: usize = 4096;
 /// Fixed header, length of the topic, packet id, properties. Bytes.
 const PACKET_OVERHEAD: usize = 16;
-/// The least time that publishes may stay unanswered, however short the keep-alive is.
-const ACK_PATIENCE_MIN: Duration = Duration::from_secs(10);
 const DISCONNECT_MAX: Duration = Duration::from_secs(1);

@@ -92,6 +92,11 @@ impl Window {
         Some(entry)
     }
 
+    /// Which publish has waited longest for its PUBACK, as a number that never comes back.
+    pub fn oldest(&self) -> Option<u64> {
+        self.inflight.values().map(|(order, _)| *order).min()
+    }
+
     /// The row that was sent first of those in flight: what a broker that hung up may have
     /// choked on. The gateway's own status is no row, and hides none: a broker need not have
     /// acknowledged it before it hangs up.

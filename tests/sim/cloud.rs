@@ -59,7 +59,10 @@ struct Character {
 enum Acks {
     InOrder(Duration),
     Shuffled(u64),
+    /// Takes everything, answers pings, never says so.
     Never,
+    /// Forgets one acknowledgement in a hundred.
+    Forgetful(Duration),
 }
 
 impl Cloud {
@@ -99,8 +102,16 @@ impl Cloud {
         }
         let longest = if random.bool() { 4_000 } else { 60_000 };
         let life = ms(&mut random, 10, longest);
+        let acks = match random.u8(0..10) {
+            0 => Acks::Never,
+            1 => Acks::Forgetful(ms(&mut random, 1, 300)),
+            2..5 => Acks::Shuffled(random.u64(1..=800)),
+            _ => Acks::InOrder(ms(&mut random, 1, 300)),
+        };
+        // What is not acknowledged the agent has to notice by itself.
+        let endless = matches!(acks, Acks::Never | Acks::Forgetful(_)) && random.bool();
         Character {
-            ends: now + life,
+            ends: now + if endless { Duration::from_secs(1_000_000) } else { life },
             why: match random.u8(0..4) {
                 0 => LinkError::HungUp("the broker restarts".into()),
                 1 => LinkError::Stuck,
@@ -108,11 +119,30 @@ impl Cloud {
                 _ => LinkError::Unreachable("connection reset".into()),
             },
             transit: ms(&mut random, 1, 80),
-            acks: match random.u8(0..8) {
-                0 => Acks::Never,
-                1..4 => Acks::Shuffled(random.u64(1..=800)),
-                _ => Acks::InOrder(ms(&mut random, 1, 300)),
-            },
+            acks,
+        }
+    }
+
+    fn take(&self, mut arrival: Arrival) {
+        let mut book = self.book.lock().unwrap();
+        let number = book.arrivals.len();
+        match self.planted {
+            Planted::BrokerForgets if number % 400 == 399 => return,
+            Planted::FaultsGetLost if arrival.topic.ends_with("/fault") && number.is_multiple_of(2) => return,
+            Planted::BrokerCutsShort if number == 300 => {
+                arrival.payload["readings"].as_array_mut().map(Vec::pop);
+            }
+            Planted::BrokerRewrites => {
+                let known = |a: &&Arrival| a.payload["seq"].is_array() && a.payload == arrival.payload;
+                if book.arrivals.iter().any(|a| known(&a)) {
+                    arrival.payload["readings"][0]["t"] = 1.into();
+                }
+            }
+            _ => {}
+        }
+        book.arrivals.push(arrival);
+        if self.planted == Planted::BrokerReorders && number % 200 == 199 {
+            book.arrivals[number - 40..].reverse();
         }
     }
 
@@ -158,7 +188,8 @@ impl Link for CloudLink {
         let mut random = cloud.dice.of("attempt", attempt);
         sleep(ms(&mut random, 5, 120)).await;
         let now = cloud.origin.elapsed();
-        if cloud.outages.iter().any(|o| o.holds(now)) {
+        let never = cloud.planted == Planted::BrokerNeverComes && cloud.is_calm();
+        if never || cloud.outages.iter().any(|o| o.holds(now)) {
             return Err(match random.u8(0..8) {
                 0 => LinkError::TlsRefused("the certificate has expired".into()),
                 1 => LinkError::AuthRefused("not authorised".into()),
@@ -222,13 +253,10 @@ impl CloudSession {
     /// When the broker's answer is back, if it ever is.
     fn ack_at(&mut self, arrives: Instant, random: &mut fastrand::Rng) -> Option<Instant> {
         match self.character.acks {
-            Acks::Never => {
-                // The library's watchdog ends a connection on which nothing moves.
-                self.hang_up(arrives + Duration::from_secs(30), LinkError::Stuck);
-                None
-            }
+            Acks::Never => None,
+            Acks::Forgetful(_) if random.u8(0..100) == 0 => None,
             Acks::Shuffled(max) => Some(arrives + ms(random, 1, max)),
-            Acks::InOrder(delay) => {
+            Acks::InOrder(delay) | Acks::Forgetful(delay) => {
                 self.last_ack = self.last_ack.max(arrives + delay);
                 Some(self.last_ack)
             }
@@ -269,18 +297,9 @@ impl Session for CloudSession {
                 LinkEvent::Refused(id, "PayloadFormatInvalid".into())
             }
             Verdict::Takes => {
-                let mut book = cloud.book.lock().unwrap();
                 let at = arrives - cloud.origin;
-                let forgets = cloud.planted == Planted::BrokerForgets && book.arrivals.len() % 400 == 399;
-                if !forgets {
-                    let (connection, topic) = (self.number, message.topic);
-                    book.arrivals.push(Arrival { at, connection, topic, payload });
-                }
-                let swaps = cloud.planted == Planted::BrokerReorders && book.arrivals.len() % 200 == 199;
-                if swaps {
-                    let end = book.arrivals.len();
-                    book.arrivals[end - 40..].reverse();
-                }
+                let arrival = Arrival { at, connection: self.number, topic: message.topic, payload };
+                cloud.take(arrival);
                 LinkEvent::Acked(id)
             }
         };

@@ -9,6 +9,9 @@
 //! `dice` is chance, `plant` and `cloud` are the two ends, `world` lets them live, `checks`
 //! judges what they left behind.
 
+// All of this crate is a test.
+#![allow(clippy::unwrap_used)]
+
 mod checks;
 mod cloud;
 mod dice;
@@ -122,4 +125,66 @@ fn the_same_seed_is_the_same_story() {
         }
         assert_eq!(first.arrivals.len(), second.arrivals.len(), "seed {seed}");
     }
+}
+
+/// Stops the agent at every one of its commits, once right after the commit is on the disk
+/// and once while it waits for the disk, and lets it start again.
+#[test]
+fn a_stop_at_any_commit_loses_nothing() {
+    let short = Story { chaos: Duration::from_secs(6), power: Power::Steady, ..story(CRASH_SEED) };
+    let whole = world::run(short);
+    none(checks::judge(&whole));
+    // The commits of the chaos and the first seconds after; the later ones are all alike.
+    let last = whole.commits.min(60);
+    assert!(last > 40, "only {last} commits to stop at");
+    let complaints = each(1..=2 * last, |n| {
+        let power = if n % 2 == 0 { Power::AfterCommit(n / 2) } else { Power::BeforeCommit(n / 2) };
+        let evidence = world::run(Story { power, ..short });
+        assert_eq!(evidence.lives.len(), 2);
+        checks::judge(&evidence).into_iter().map(|c| format!("{power:?}: {c}")).collect()
+    });
+    none(complaints);
+}
+
+/// A seed whose first seconds hold cuts of the line and of the cloud.
+const CRASH_SEED: u64 = 5;
+
+/// Each check is proven by a bug that is put into the world and that it has to find.
+#[test]
+fn every_planted_bug_is_found() {
+    let planted: &[(Planted, &str)] = &[
+        (Planted::BrokerAcksUnseen, "lost"),
+        (Planted::BrokerAcksUnseen, "gap"),
+        (Planted::BrokerAcksUnseen, "invented"),
+        (Planted::BrokerForgets, "lost"),
+        (Planted::BrokerForgets, "gap"),
+        (Planted::BrokerReorders, "order"),
+        (Planted::BrokerRewrites, "same"),
+        (Planted::BrokerCutsShort, "whole"),
+        (Planted::UnitMixesUpPoints, "true"),
+        (Planted::UnitRepeatsItself, "once"),
+        (Planted::BookMissesAValue, "true"),
+        (Planted::BookInventsAnAnswer, "taken"),
+        (Planted::CutTakesCommitsBack, "lost"),
+        (Planted::CutTakesTheFile, "lost"),
+        (Planted::CutTakesARow, "tally"),
+        (Planted::BrokerNeverComes, "rest"),
+        (Planted::FaultsGetLost, "faults"),
+        (Planted::CalmIsNone, "calm"),
+    ];
+    let complaints = each(0..=planted.len() as u64 - 1, |n| {
+        let (bug, check) = planted[n as usize];
+        // A bug need not show in each world; it has to in one of these.
+        let found = (1..=6).any(|seed| {
+            let temper = if bug == Planted::CalmIsNone { Temper::Calm } else { Temper::Wild };
+            let evidence = world::run(Story { planted: bug, temper, ..story(seed) });
+            let mut complaints = checks::judge(&evidence);
+            if bug == Planted::CalmIsNone {
+                complaints = checks::judge_calm(&evidence);
+            }
+            complaints.iter().any(|c| c.starts_with(&format!("{check}:")))
+        });
+        if found { Vec::new() } else { vec![format!("{bug:?} was not found by `{check}`")] }
+    });
+    none(complaints);
 }

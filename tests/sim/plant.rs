@@ -26,8 +26,9 @@ use crate::world::{Planted, Temper};
 /// Name, line, unit id.
 pub const DEVICES: [(&str, usize, u8); 5] =
     [("meter-1", 0, 1), ("meter-2", 0, 2), ("meter-3", 0, 3), ("plc-1", 1, 1), ("plc-2", 1, 7)];
-/// Name, first register. The first two lie in one request; the last is polled more rarely.
-pub const POINTS: [(&str, u16); 4] = [("a", 0), ("b", 2), ("c", 100), ("d", 200)];
+/// Name, first register. The first two lie in one request, each other one in its own; the last
+/// is polled more rarely.
+pub const POINTS: [(&str, u16); 5] = [("a", 0), ("b", 2), ("c", 100), ("d", 200), ("e", 300)];
 pub const LINES: [Framing; 2] = [Framing::Rtu, Framing::Mbap];
 
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -94,6 +95,7 @@ struct Pending {
     /// Places in the book.
     values: Vec<usize>,
     good: bool,
+    garbled: bool,
 }
 
 impl Plant {
@@ -191,12 +193,36 @@ impl Plant {
                         pending.retain(|p| !(p.forgettable && p.device == device));
                         if let Some(mut answer) = self.answer(line, device, &request) {
                             answer.good &= stray != Some(Instant::now());
+                            // A unit answers in the order in which it was asked.
+                            let before = pending.iter().filter(|p| p.device == device && !answer.forgettable);
+                            answer.due = before.map(|p| p.due).fold(answer.due, Instant::max);
+                            let rest = self.noise_behind(line, &answer);
                             pending.push(answer);
+                            pending.extend(rest);
                         }
                     }
                 }
             }
         }
+    }
+
+    /// On a serial line a garbled answer may come in two pieces.
+    fn noise_behind(&self, line: usize, answer: &Pending) -> Option<Pending> {
+        if !answer.garbled || LINES[line] != Framing::Rtu {
+            return None;
+        }
+        let mut random = self.dice.of("noise", answer.due.duration_since(self.origin).as_millis() as u64);
+        let bytes = (0..random.usize(1..9)).map(|_| random.u8(..)).collect();
+        let due = answer.due + ms(&mut random, 5, 120);
+        Some(Pending {
+            due,
+            bytes,
+            values: Vec::new(),
+            device: answer.device,
+            forgettable: false,
+            good: false,
+            garbled: false,
+        })
     }
 
     fn note_sent(&self, answer: &Pending) {
@@ -215,7 +241,8 @@ impl Plant {
         if self.mute[device].iter().any(|m| m.holds(now)) {
             return (Fate::Mute, prompt);
         }
-        if self.temper == Temper::Calm || now >= self.calm {
+        let calm = self.temper == Temper::Calm && self.planted != Planted::CalmIsNone;
+        if calm || now >= self.calm {
             return (Fate::Answer, prompt);
         }
         match random.u32(0..1000) {
@@ -258,10 +285,10 @@ impl Plant {
                     }
                     let (place, value) = self.hand_out(device, point);
                     values.push(place);
-                    let shown = if self.planted == Planted::UnitMixesUpPoints && value % 500 == 499 {
-                        value ^ (1 << 16)
-                    } else {
-                        value
+                    let shown = match self.planted {
+                        Planted::UnitMixesUpPoints if value % 50 == 49 => value ^ (1 << 16),
+                        Planted::UnitRepeatsItself if value % 50 == 49 => value - 1,
+                        _ => value,
                     };
                     (words[at], words[at + 1]) = ((shown >> 16) as u16, shown as u16);
                 }
@@ -279,6 +306,7 @@ impl Plant {
             forgettable: matches!(fate, Fate::LateBeyond),
             values,
             good: matches!(fate, Fate::Answer),
+            garbled: matches!(fate, Fate::Garbled),
         })
     }
 

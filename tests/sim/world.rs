@@ -51,14 +51,29 @@ pub enum Planted {
     /// The broker loses what it acknowledged.
     BrokerForgets,
     BrokerReorders,
+    /// A message that comes again has another value in it.
+    BrokerRewrites,
+    /// A reading is cut from a message.
+    BrokerCutsShort,
+    /// The broker is not there at the end.
+    BrokerNeverComes,
+    FaultsGetLost,
     /// A unit answers with the counter of another point.
     UnitMixesUpPoints,
+    /// A unit gives the same count twice.
+    UnitRepeatsItself,
     /// A value was handed out that the book does not know.
     BookMissesAValue,
+    /// The book knows of an answer that was never given.
+    BookInventsAnAnswer,
     /// The power cut takes commits back that were on the disk.
     CutTakesCommitsBack,
     /// An agent that starts from an empty store after each cut.
     CutTakesTheFile,
+    /// A row is gone from the file that nobody counted.
+    CutTakesARow,
+    /// A world that is said to be calm and is not.
+    CalmIsNone,
 }
 
 /// What a world is made of.
@@ -163,7 +178,7 @@ impl Stage {
         let dice = Dice(story.seed);
         let calm = story.chaos;
         // Longer than any backoff, any hole that was learned, any connection that lies dead.
-        let closed = calm + Duration::from_secs(if story.temper == Temper::Calm { 5 } else { 90 });
+        let closed = calm + Duration::from_secs(if story.temper == Temper::Calm { 5 } else { 60 });
         Stage {
             story,
             dice,
@@ -293,6 +308,10 @@ impl Stage {
                 std::fs::copy(name(&from), name(&to)).unwrap();
             }
         }
+        if self.story.planted == Planted::CutTakesARow {
+            let db = Connection::open(&to).unwrap();
+            db.execute("DELETE FROM outbox WHERE id = (SELECT max(id) FROM outbox)", []).unwrap();
+        }
         let boot = agent.store.boot().to_string();
         let taken = taken_in(&from) - agent.taken_before;
         assert!(!agent.task.is_finished(), "the agent ended by itself: {:?}", agent.task.await);
@@ -337,8 +356,13 @@ impl Stage {
         let (rows_left, readings_left) = standing(&file);
         let ledger = agent.store.ledger().unwrap();
         self.lives.push(Life { boot, taken: tally.taken - agent.taken_before, cut: None });
+        let mut served = self.plant.served();
+        if self.story.planted == Planted::BookInventsAnAnswer {
+            let value = served[0].value + 60_000;
+            served.push(Served { value, proper: true, ..served[0].clone() });
+        }
         Evidence {
-            served: self.plant.served(),
+            served,
             arrivals: self.cloud.arrivals(),
             refused: self.cloud.refused(),
             lives: self.lives,
