@@ -96,6 +96,8 @@ struct Pending {
     values: Vec<usize>,
     good: bool,
     garbled: bool,
+    /// Something else came over the line while it was awaited.
+    disturbed: bool,
 }
 
 impl Plant {
@@ -174,7 +176,7 @@ impl Plant {
                     let answer = pending.remove(at);
                     if answer.forgettable && LINES[line] == Framing::Rtu {
                         stray = Some(Instant::now());
-                        pending.iter_mut().for_each(|p| p.good = false);
+                        pending.iter_mut().for_each(|p| (p.good, p.disturbed) = (false, true));
                     }
                     if stream.write_all(&answer.bytes).await.is_err() {
                         return;
@@ -193,6 +195,9 @@ impl Plant {
                         pending.retain(|p| !(p.forgettable && p.device == device));
                         if let Some(mut answer) = self.answer(line, device, &request) {
                             answer.good &= stray != Some(Instant::now());
+                            // The agent took the stray for a garbled answer and asks again; of
+                            // the two answers that it gets it keeps the first.
+                            answer.good &= !pending.iter().any(|p| p.disturbed && p.device == device);
                             // A unit answers in the order in which it was asked.
                             let before = pending.iter().filter(|p| p.device == device && !answer.forgettable);
                             answer.due = before.map(|p| p.due).fold(answer.due, Instant::max);
@@ -222,6 +227,7 @@ impl Plant {
             forgettable: false,
             good: false,
             garbled: false,
+            disturbed: false,
         })
     }
 
@@ -307,6 +313,7 @@ impl Plant {
             values,
             good: matches!(fate, Fate::Answer),
             garbled: matches!(fate, Fate::Garbled),
+            disturbed: false,
         })
     }
 
