@@ -26,6 +26,7 @@ use crate::model::ids::GatewayName;
 use crate::model::observation::Observation;
 use crate::model::row::Dropped;
 use crate::model::time::{Clock, Timestamp};
+use crate::store::trim::Render;
 use crate::store::{self, Store};
 use crate::wire::payload;
 
@@ -154,9 +155,10 @@ impl Hub {
     /// `false`: nothing was left to drop, or the file system itself is full, in which case
     /// polling has to wait.
     async fn make_room(&self) -> Result<bool, Error> {
-        let before = self.store.tally().rows_gone;
+        // A gap record that makes room for the next one with its own count made none.
+        let before = self.store.tally().rows_waiting();
         match self.drop_rows(Store::make_room).await {
-            Ok(()) => Ok(self.store.tally().rows_gone > before),
+            Ok(()) => Ok(self.store.tally().rows_waiting() < before),
             Err(Error::Store(store::Error::Full | store::Error::Busy(_))) => Ok(false),
             Err(e) => Err(e),
         }
@@ -175,7 +177,7 @@ impl Hub {
     /// Lets the store drop rows its own way, and says what that cost.
     async fn drop_rows(
         &self,
-        how: fn(&Store, Timestamp, &dyn Fn(&Dropped) -> Vec<u8>) -> Result<Vec<Dropped>, store::Error>,
+        how: impl FnOnce(&Store, Timestamp, &Render) -> Result<Vec<Dropped>, store::Error> + Send + 'static,
     ) -> Result<(), Error> {
         let (gateway, now, boot) = (self.gateway.clone(), self.clock.now(), self.store.boot().to_string());
         let dropped = self.store.run(move |s| how(s, now, &|d| gap(&gateway, &boot, d))).await?;

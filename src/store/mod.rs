@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod outbox;
 pub mod salvage;
 pub mod schema;
+pub mod trim;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -1,13 +1,13 @@
-//! The outbox: append, peek, ack, trim.
+//! The outbox: append, peek, ack.
 
 use std::sync::Arc;
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::{Error, PAGE_BYTES, Store, Tally, ledger, lock};
+use super::{Error, PAGE_BYTES, Store, Tally, lock};
 use crate::model::ids::{DeviceName, PointName};
-use crate::model::row::{Boot, Dropped, Kind, Layout, LayoutId, NewRow, OutboxId, Reason, Row};
-use crate::model::time::{CLOCK_PLAUSIBLE_FROM, Timestamp};
+use crate::model::row::{Boot, Kind, Layout, LayoutId, NewRow, OutboxId, Row};
+use crate::model::time::Timestamp;
 
 /// Acknowledged and not yet deleted: few runs, because acks come nearly in order.
 #[derive(Debug, Default)]
@@ -69,7 +69,10 @@ impl Store {
 
     /// One transaction: what was acknowledged goes, then `work`, then the sums. On an error
     /// nothing has changed.
-    fn change<T>(&self, work: impl FnOnce(&Transaction, &mut Tally) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn change<T>(
+        &self,
+        work: impl FnOnce(&Transaction, &mut Tally) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let acked = std::mem::take(&mut *lock(&self.acked));
         let mut w = self.writer();
         let mut tally = w.tally;
@@ -196,87 +199,6 @@ impl Store {
         }
         Ok(())
     }
-
-    /// Drops what is too old, and the oldest when the file is nearly at its quota. Each loss
-    /// is entered in the ledger, and a gap record for the cloud is appended, in the same
-    /// transaction. `render` spells the gap record.
-    pub fn trim(&self, now: Timestamp, render: &dyn Fn(&Dropped) -> Vec<u8>) -> Result<Vec<Dropped>, Error> {
-        let mut victims = self.marked(self.victims(now))?;
-        if !victims.is_empty() && self.acked_rows() > 0 {
-            // Perhaps these are delivered already, and the room is there.
-            self.flush_acks()?;
-            victims = self.marked(self.victims(now))?;
-        }
-        self.give_up(victims, now, render)
-    }
-
-    /// Drops the oldest rows although the file is not at its limit: a commit found it full.
-    pub fn make_room(
-        &self,
-        now: Timestamp,
-        render: &dyn Fn(&Dropped) -> Vec<u8>,
-    ) -> Result<Vec<Dropped>, Error> {
-        let victims = self.marked(oldest_share(&self.writer().db))?;
-        self.give_up(victims.map(|id| (Reason::StoreFull, id)).into_iter().collect(), now, render)
-    }
-
-    fn give_up(
-        &self,
-        victims: Vec<(Reason, i64)>,
-        now: Timestamp,
-        render: &dyn Fn(&Dropped) -> Vec<u8>,
-    ) -> Result<Vec<Dropped>, Error> {
-        let mut all = Vec::new();
-        for (reason, last) in victims {
-            all.extend(self.drop_range((0, last), reason, now, render)?);
-        }
-        Ok(all)
-    }
-
-    fn drop_range(
-        &self,
-        (first, last): (i64, i64),
-        reason: Reason,
-        now: Timestamp,
-        render: &dyn Fn(&Dropped) -> Vec<u8>,
-    ) -> Result<Vec<Dropped>, Error> {
-        let boot = self.boot.count;
-        let (dropped, newest) = self.change(|t, tally| {
-            let dropped = drop_rows(t, first, last, reason, now, tally)?;
-            append_gaps(t, boot, &dropped, now, tally, render)?;
-            Ok((dropped, tally.last_id))
-        })?;
-        if !dropped.is_empty() {
-            self.committed.send_replace(OutboxId(newest));
-        }
-        Ok(dropped)
-    }
-
-    /// Up to which id rows have to go now, and why.
-    fn victims(&self, now: Timestamp) -> Result<Vec<(Reason, i64)>, Error> {
-        let db = &self.writer().db;
-        let mut victims = Vec::new();
-        // A clock that was never set must not throw away what it cannot date.
-        if let Some(age) = self.age_max.filter(|_| now >= CLOCK_PLAUSIBLE_FROM) {
-            let limit = now.0 - i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-            victims.extend(last_older(db, limit)?.map(|id| (Reason::Expired, id)));
-        }
-        if used(db)? > self.bytes_max - self.bytes_max / 16 {
-            victims.extend(oldest_share(db)?.map(|id| (Reason::StoreFull, id)));
-        }
-        Ok(victims)
-    }
-
-    /// Takes one row out of the way for good: the broker will not have it.
-    pub fn dead_letter(
-        &self,
-        id: OutboxId,
-        reason: Reason,
-        now: Timestamp,
-        render: &dyn Fn(&Dropped) -> Vec<u8>,
-    ) -> Result<Vec<Dropped>, Error> {
-        self.drop_range((id.0, id.0), reason, now, render)
-    }
 }
 
 impl super::Writer {
@@ -286,35 +208,6 @@ impl super::Writer {
         t.commit()?;
         Ok(done)
     }
-}
-
-/// The last of the oldest rows that were all taken before `limit`, as far as a clock that was
-/// set can tell.
-fn last_older(db: &Connection, limit: i64) -> Result<Option<i64>, Error> {
-    let mut st = db.prepare_cached("SELECT id, first_ms + span_ms FROM outbox ORDER BY id LIMIT ?1")?;
-    let mut rows = st.query([TRIM_ROWS])?;
-    let mut last = None;
-    while let Some(r) = rows.next()? {
-        let taken: i64 = r.get(1)?;
-        if taken >= limit || taken < CLOCK_PLAUSIBLE_FROM.0 {
-            break;
-        }
-        last = Some(r.get(0)?);
-    }
-    Ok(last)
-}
-
-/// The last row of the oldest thirty-second of what waits: few gap records, little lost at a
-/// time.
-fn oldest_share(db: &Connection) -> Result<Option<i64>, Error> {
-    let ends = "SELECT (SELECT min(id) FROM outbox), (SELECT max(id) FROM outbox)";
-    let (first, last): (Option<i64>, Option<i64>) =
-        db.prepare_cached(ends)?.query_row([], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    let (Some(first), Some(last)) = (first, last) else { return Ok(None) };
-    let share = ((last - first) / 32).clamp(0, TRIM_ROWS);
-    let mut st = db.prepare_cached("SELECT id FROM outbox ORDER BY id LIMIT 1 OFFSET ?1")?;
-    let mut rows = st.query([share])?;
-    Ok(Some(rows.next()?.map(|r| r.get(0)).transpose()?.unwrap_or(first)))
 }
 
 fn read_oldest(db: &Connection) -> Result<Option<Timestamp>, Error> {
@@ -423,64 +316,6 @@ fn delete_acked(t: &Transaction, acked: &Acked, tally: &mut Tally) -> Result<(),
     Ok(())
 }
 
-fn drop_rows(
-    t: &Transaction,
-    first: i64,
-    last: i64,
-    reason: Reason,
-    now: Timestamp,
-    tally: &mut Tally,
-) -> Result<Vec<Dropped>, Error> {
-    let mut dropped = Vec::new();
-    let mut st = t.prepare_cached(
-        "SELECT l.device, count(*), sum(o.readings), min(o.first_ms), max(o.first_ms + o.span_ms)
-         FROM outbox o JOIN layout l ON l.id = o.layout
-         WHERE o.id BETWEEN ?1 AND ?2 GROUP BY l.device ORDER BY l.device",
-    )?;
-    let mut rows = st.query([first, last])?;
-    while let Some(r) = rows.next()? {
-        let readings: i64 = r.get(2)?;
-        tally.rows_gone += r.get::<_, i64>(1)?;
-        tally.dropped += readings;
-        dropped.push(Dropped {
-            device: DeviceName::new(&r.get::<_, String>(0)?),
-            reason,
-            readings: readings as u64,
-            first: Timestamp(r.get(3)?),
-            last: Timestamp(r.get(4)?),
-        });
-    }
-    t.prepare_cached("DELETE FROM outbox WHERE id BETWEEN ?1 AND ?2")?.execute([first, last])?;
-    // Only readings are accounted; a dropped gap or fault record says nothing new.
-    dropped.retain(|d| d.readings > 0);
-    dropped.iter().try_for_each(|d| ledger::note(t, d, now))?;
-    Ok(dropped)
-}
-
-pub(super) fn append_gaps(
-    t: &Transaction,
-    boot: i64,
-    dropped: &[Dropped],
-    now: Timestamp,
-    tally: &mut Tally,
-    render: &dyn Fn(&Dropped) -> Vec<u8>,
-) -> Result<(), Error> {
-    for d in dropped {
-        let layout = layout_id(t, &d.device, "[]")?;
-        let row = NewRow {
-            kind: Kind::Gap,
-            layout,
-            seq: 0,
-            readings: 0,
-            first: now,
-            last: now,
-            payload: render(d),
-        };
-        insert(t, boot, &[row], tally)?;
-    }
-    Ok(())
-}
-
 pub(super) fn used(db: &Connection) -> Result<u64, Error> {
     let (pages, free) = pages(db)?;
     Ok((pages - free) as u64 * PAGE_BYTES as u64)
@@ -493,7 +328,7 @@ fn pages(db: &Connection) -> Result<(i64, i64), Error> {
     Ok((pages, free))
 }
 
-fn kind_number(kind: Kind) -> i64 {
+pub(super) fn kind_number(kind: Kind) -> i64 {
     match kind {
         Kind::Telemetry => 0,
         Kind::Fault => 1,
@@ -510,8 +345,6 @@ pub(super) fn kind_from(number: i64) -> Result<Kind, Error> {
     }
 }
 
-/// At most this many rows go in one trim, so that no commit behind it waits for long.
-const TRIM_ROWS: i64 = 4096;
 /// Pages given back at one go (1 MiB), and the least that is worth it.
 const SHRINK_PAGES: i64 = 256;
 /// Layouts kept in memory; a gateway has about one per device.

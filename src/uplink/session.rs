@@ -167,7 +167,7 @@ impl<L: Link> Uplink<L> {
             Probe::Wanted(_) => return Ok(Ok(None)),
         }
         for lane in [Lane::Live, Lane::Backlog] {
-            while run.room(lane) {
+            while run.room(lane) && self.may_repeat(run) < usize::from(self.config.window) {
                 if run.buffer(lane).is_empty() && !self.fetch(run, lane).await? {
                     break;
                 }
@@ -182,6 +182,12 @@ impl<L: Link> Uplink<L> {
             }
         }
         Ok(Ok(None))
+    }
+
+    /// What the cloud would get again if the power went now: what is in flight, and what is
+    /// acknowledged and still stands on the disk. Never more than one window.
+    fn may_repeat(&self, run: &Run<L::Session>) -> usize {
+        run.window.used() + self.store.acked_rows()
     }
 
     /// Reads ahead on a lane. `false`: there is nothing to read.
@@ -306,8 +312,11 @@ impl<L: Link> Uplink<L> {
                 }
             }
         }
-        if self.store.acked_rows() >= ACKED_ROWS_MAX {
-            self.store.run(|s| s.flush_acks()).await?;
+        if self.store.acked_rows() >= usize::from(self.config.window / 2).max(1) {
+            match self.store.run(|s| s.flush_acks()).await {
+                Ok(()) | Err(store::Error::Busy(_) | store::Error::Full) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
         Ok(Ok(()))
     }
@@ -458,8 +467,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// Rows and bytes read ahead at one go.
 const FETCH_ROWS: usize = 128;
 const FETCH_BYTES: usize = 1 << 20;
-/// Acknowledged rows that may stand in the file before they get a commit of their own.
-const ACKED_ROWS_MAX: usize = 4096;
 /// Fixed header, length of the topic, packet id, properties. Bytes.
 const PACKET_OVERHEAD: usize = 16;
 const DISCONNECT_MAX: Duration = Duration::from_secs(1);
