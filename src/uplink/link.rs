@@ -9,6 +9,8 @@
 //! The way of a publish: `publish` puts it into the client's channel (which is wider than the
 //! window, so it never waits) → the poller sends it → `Sent(packet id)` → `Acked(packet id)`.
 
+mod reason;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +19,6 @@ use rumqttc::{Transport, v5};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::reason;
 use crate::config::{self, MqttVersion, Security};
 use crate::identity::tls;
 

@@ -10,7 +10,6 @@
 pub mod bucket;
 pub mod lanes;
 pub mod link;
-pub mod reason;
 pub mod session;
 pub mod suspect;
 pub mod window;

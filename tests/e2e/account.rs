@@ -36,9 +36,6 @@ pub struct Allowed {
     pub kills: usize,
     /// Connections that broke; each may repeat one window of messages.
     pub cuts: usize,
-    /// The agent was killed while it drained: acknowledgements that it had not yet written
-    /// down are lost with it, so more than a window comes again.
-    pub killed_draining: bool,
 }
 
 /// What arrived, read out of the messages.
@@ -161,7 +158,7 @@ pub fn settle(served: impl Fn() -> Vec<Sample>, cloud: &Subscriber, window: usiz
     let most = arrived.copies.iter().max_by_key(|(_, n)| **n);
     assert!(most.is_none_or(|(_, n)| *n <= 1 + allowed.cuts), "{most:?} with {} cuts", allowed.cuts);
     assert!(
-        allowed.killed_draining || arrived.repeated <= window * allowed.cuts,
+        arrived.repeated <= window * allowed.cuts,
         "{} messages came again, with {} cuts and a window of {window}",
         arrived.repeated,
         allowed.cuts

@@ -9,7 +9,7 @@ use std::error::Error as StdError;
 use rumqttc::v5;
 use rustls::{AlertDescription, CertificateError};
 
-use super::link::LinkError;
+use super::LinkError;
 
 pub fn of_v4(e: &rumqttc::ConnectionError, connecting: bool) -> LinkError {
     use rumqttc::{ConnectReturnCode as Code, ConnectionError as E};
