@@ -22,7 +22,7 @@ fn agent_killed_while_the_broker_is_there() {
     world.agent.kill();
     world.agent.start();
     world.wait_arrived(40);
-    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1, ..Allowed::default() });
+    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1 });
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn agent_killed_and_restarted_during_the_outage() {
     // It polls although it has not seen the broker in this life.
     wait_polls(|| device.served(), outage_polls() / 2);
     world.relay.set(Mode::Pass);
-    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1, ..Allowed::default() });
+    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1 });
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn agent_killed_during_the_outage_and_restarted_after_it() {
     world.relay.set(Mode::Pass);
     world.agent.start();
     world.wait_arrived(outage_polls() * 8);
-    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1, ..Allowed::default() });
+    world.settle(|| device.served(), Allowed { kills: 1, cuts: 1 });
 }
 
 #[test]
