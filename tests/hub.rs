@@ -345,7 +345,7 @@ async fn a_full_store_keeps_the_newest_and_tells_of_the_others() {
     assert_eq!(tally.taken, 600 * 900);
     assert!(tally.dropped > 0 && tally.readings_waiting() > 0, "{tally:?}");
     assert_eq!(dropped.store.readings_dropped.get() as i64, tally.dropped);
-    assert!(peek_all(&store).iter().any(|r| r.kind == Kind::Gap));
+    assert!(peek_all(&store).iter().any(|r| r.kind == Kind::Gap), "the cloud hears of it");
 }
 
 #[tokio::test(start_paused = true)]

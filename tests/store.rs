@@ -453,6 +453,9 @@ fn check_damaged(what: &str, damage: impl Fn(&Place), readings_saved: std::ops::
     let tally = store.tally();
     assert!(readings_saved.contains(&tally.readings_waiting()), "{what}: {tally:?}");
     if *readings_saved.end() > 0 {
+        // The cloud hears of what could not be saved.
+        let gaps = peek_all(&store).iter().filter(|r| r.layout.device.as_str() == "*").count();
+        assert_eq!(gaps, usize::from(*readings_saved.end() < WAITING), "{what}");
         assert_eq!((tally.taken, tally.delivered), (before.taken, before.delivered), "{what}");
         assert!(tally.last_id >= before.last_id, "{what}: ids are used again");
         // A reading keeps its name, and no later one gets the same.
@@ -533,11 +536,9 @@ fn bytes_flipped_anywhere_never_break_the_sums() {
             overwrite(&place, random.u64(100..size), &[random.u8(..)]);
         }
         let store = live_through(&place);
-        let tally = store.tally();
-        let waiting: i64 = peek_all(&store).iter().map(|r| i64::from(r.readings)).sum();
+        // Whether the ledger was read from the damaged file or made up for, nothing is missing.
         if place.names().iter().any(|n| n.contains("damaged")) {
-            assert_eq!(tally.readings_waiting(), waiting, "{tally:?}");
-            assert_eq!(tally.rows_waiting(), peek_all(&store).len() as i64, "{tally:?}");
+            check_sums(&store);
         }
     }
 }

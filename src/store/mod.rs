@@ -28,7 +28,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
-use crate::model::row::{Boot, Layout, OutboxId};
+use crate::model::row::{Boot, Dropped, Layout, OutboxId};
 use crate::model::time::Timestamp;
 
 /// Named by what the caller does next.
@@ -108,6 +108,8 @@ pub struct Store {
     reader: Mutex<Connection>,
     layouts: Mutex<HashMap<i64, Arc<Layout>>>,
     acked: Mutex<outbox::Acked>,
+    /// In the ledger since a salvage, and not yet told to the cloud.
+    unannounced: Mutex<Vec<Dropped>>,
     committed: watch::Sender<OutboxId>,
 }
 
@@ -170,6 +172,7 @@ impl Store {
             reader: Mutex::new(reader),
             layouts: Mutex::default(),
             acked: Mutex::default(),
+            unannounced: Mutex::default(),
         })
     }
 

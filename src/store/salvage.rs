@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Row, Transaction, params};
 
-use super::{Error, PAGE_BYTES, Store, Tally, connect, ledger, outbox};
+use super::{Error, PAGE_BYTES, Store, Tally, connect, ledger, lock, outbox};
 use crate::model::ids::DeviceName;
 use crate::model::row::{Boot, Dropped, OutboxId, Reason};
 use crate::model::time::Timestamp;
@@ -158,7 +158,7 @@ fn pad(aside: &Path) -> Result<(), Error> {
 /// Returns readings saved and lost. An error is one of the new file: what cannot be read from
 /// the damaged one is passed over and counted.
 fn copy(from: &Connection, to: &mut Store, now: Timestamp) -> Result<(u64, u64), Error> {
-    let before = outbox::read_tally(from).ok();
+    let before = outbox::read_tally(from).ok().filter(is_plausible);
     let (boot, own) = (read_boot(from).ok(), to.boot);
     let mut w = to.writer();
     let t = w.db.transaction()?;
@@ -171,17 +171,20 @@ fn copy(from: &Connection, to: &mut Store, now: Timestamp) -> Result<(u64, u64),
     };
     tally.taken += saved;
     let lost = before.map_or(0, |b| (b.readings_waiting() - saved).max(0));
-    if lost > 0 {
-        tally.taken += lost;
-        tally.dropped += lost;
+    tally.taken += lost;
+    tally.dropped += lost;
+    // Entries of the ledger that could not be read are made up for, too.
+    let unaccounted = tally.dropped - given_up;
+    if unaccounted > 0 {
         let all = Dropped {
             device: DeviceName::new("*"),
             reason: Reason::Corrupt,
-            readings: lost as u64,
+            readings: unaccounted as u64,
             first: Timestamp(0),
             last: now,
         };
         ledger::note(&t, &all, now)?;
+        lock(&to.unannounced).extend((lost > 0).then_some(Dropped { readings: lost as u64, ..all }));
     }
     let (rows, top, boots): (i64, i64, i64) =
         t.query_row("SELECT count(*), coalesce(max(id), 0), coalesce(max(boot), 0) FROM outbox", [], |r| {
@@ -245,15 +248,18 @@ struct Saved {
 
 impl Saved {
     fn read(from: &Connection, r: &Row) -> Result<Saved, Error> {
-        let kind = r.get(1)?;
+        let (id, kind, boot): (i64, i64, i64) = (r.get(0)?, r.get(1)?, r.get(3)?);
         outbox::kind_from(kind)?;
+        if !(1..COUNT_MAX).contains(&id) || !(0..COUNT_MAX).contains(&boot) {
+            return Err(Error::Corrupt(format!("outbox row {id} of boot {boot}")));
+        }
         let layout = outbox::read_layout(from, r.get(2)?)?;
         Ok(Saved {
-            id: r.get(0)?,
+            id,
             kind,
             points: outbox::points_json(&layout.points)?,
             device: layout.device,
-            boot: r.get(3)?,
+            boot,
             seq: r.get(4)?,
             readings: r.get(5)?,
             first_ms: r.get(6)?,
@@ -285,12 +291,21 @@ impl Saved {
     }
 }
 
+/// Whether these can have been the sums before the damage.
+fn is_plausible(t: &Tally) -> bool {
+    let counts = [t.last_id, t.rows_gone, t.taken, t.delivered, t.dropped];
+    counts.iter().all(|n| (0..COUNT_MAX).contains(n)) && t.readings_waiting() >= 0 && t.rows_waiting() >= 0
+}
+
 /// Takes the old entries over, as folded ones. Returns how many readings they account for.
 fn copy_ledger(from: &Connection, t: &Transaction) -> Result<i64, Error> {
     let mut sum = 0;
     for e in ledger::read(from).unwrap_or_default() {
-        sum += e.count as i64;
-        ledger::add(t, &e.device, &e.reason, 0, e.count as i64, e.first.0, e.last.0)?;
+        let Some(count) = i64::try_from(e.count).ok().filter(|n| (1..COUNT_MAX).contains(n)) else {
+            continue;
+        };
+        sum += count;
+        ledger::add(t, &e.device, &e.reason, 0, count, e.first.0, e.last.0)?;
     }
     Ok(sum)
 }
@@ -300,5 +315,7 @@ const MARK_DRAFT: &str = "-corrupt-new";
 /// What the mark says once a name was chosen.
 const CHOSEN: &str = "set aside as number ";
 const ASIDE: &str = ".damaged-";
+/// A million readings a second for three centuries: larger counts are damage.
+const COUNT_MAX: i64 = 10_000_000_000_000_000;
 /// Damaged files that are kept.
 const KEPT_MAX: usize = 2;

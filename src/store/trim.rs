@@ -10,7 +10,7 @@
 use rusqlite::{Connection, Transaction, params};
 
 use super::outbox::{insert, kind_number, layout_id, used};
-use super::{Error, Store, Tally, ledger};
+use super::{Error, Store, Tally, ledger, lock};
 use crate::model::ids::DeviceName;
 use crate::model::row::{Dropped, Kind, NewRow, OutboxId, Reason};
 use crate::model::time::{CLOCK_PLAUSIBLE_FROM, Timestamp};
@@ -23,6 +23,7 @@ impl Store {
     /// is entered in the ledger, and a gap record for the cloud is appended, in the same
     /// transaction. `render` spells the gap record.
     pub fn trim(&self, now: Timestamp, render: &Render) -> Result<Vec<Dropped>, Error> {
+        self.announce(now, render)?;
         let mut victims = self.marked(self.victims(now))?;
         if !victims.is_empty() && self.acked_rows() > 0 {
             // Perhaps these are delivered already, and the room is there.
@@ -30,6 +31,22 @@ impl Store {
             victims = self.marked(self.victims(now))?;
         }
         self.give_up(victims, now, render)
+    }
+
+    /// What a salvage could not save is known before anybody is there who can spell it.
+    fn announce(&self, now: Timestamp, render: &Render) -> Result<(), Error> {
+        let mut lost = lock(&self.unannounced);
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let boot = self.boot.count;
+        let newest = self.change(|t, tally| {
+            append_gaps(t, boot, &lost, now, tally, render)?;
+            Ok(tally.last_id)
+        })?;
+        lost.clear();
+        self.committed.send_replace(OutboxId(newest));
+        Ok(())
     }
 
     /// Drops the oldest rows although the file is not at its limit: a commit found it full.
