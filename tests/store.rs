@@ -1,4 +1,5 @@
 //! The store on real files: nothing is lost without an entry, whatever happens to the file.
+#![allow(clippy::unwrap_used)]
 
 mod kit;
 

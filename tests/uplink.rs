@@ -1,4 +1,5 @@
 //! The uplink against a scripted broker, on a paused clock.
+#![allow(clippy::unwrap_used)]
 
 mod kit;
 #[path = "kit/link.rs"]

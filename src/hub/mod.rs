@@ -173,10 +173,11 @@ impl Hub {
     }
 
     /// Lets the store drop rows its own way, and says what that cost.
-    async fn drop_rows(
-        &self,
-        how: fn(&Store, Timestamp, &dyn Fn(&Dropped) -> Vec<u8>) -> Result<Vec<Dropped>, store::Error>,
-    ) -> Result<(), Error> {
+    async fn drop_rows<F>(&self, how: F) -> Result<(), Error>
+    where
+        F: FnOnce(&Store, Timestamp, &dyn Fn(&Dropped) -> Vec<u8>) -> Result<Vec<Dropped>, store::Error>,
+        F: Send + 'static,
+    {
         let (gateway, now, boot) = (self.gateway.clone(), self.clock.now(), self.store.boot().to_string());
         let dropped = self.store.run(move |s| how(s, now, &|d| gap(&gateway, &boot, d))).await?;
         for d in &dropped {
