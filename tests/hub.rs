@@ -1,4 +1,5 @@
 //! The hub: observations in, rows out, on a paused clock.
+#![allow(clippy::unwrap_used)]
 
 mod kit;
 

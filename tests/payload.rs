@@ -1,4 +1,5 @@
 //! Everything that goes over the wire is what `config/payload.schema.json` says.
+#![allow(clippy::unwrap_used)]
 
 mod kit;
 

@@ -1,4 +1,5 @@
 //! The store on real files: nothing is lost without an entry, whatever happens to the file.
+#![allow(clippy::unwrap_used)]
 
 mod kit;
 
@@ -597,6 +598,22 @@ fn a_salvage_that_was_interrupted_goes_on_and_loses_nothing() {
         let half = Place::new();
         half.open().close().unwrap();
         std::fs::copy(half.file(), p.file()).unwrap();
+    });
+    check("the new file has a log, the damaged one none", &|p| {
+        chosen(p);
+        rename(p, "-wal");
+        rename(p, "");
+        let aside = rusqlite::Connection::open(p.folder().join("outbox.db.damaged-1")).unwrap();
+        aside.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        drop(aside);
+        assert!(!p.names().contains(&"outbox.db.damaged-1-wal".to_owned()));
+        let half = Place::new();
+        let open = half.open();
+        for suffix in ["", "-wal"] {
+            let name = format!("outbox.db{suffix}");
+            std::fs::copy(half.folder().join(&name), p.folder().join(&name)).unwrap();
+        }
+        drop(open);
     });
     check("everything copied, mark still there", &|p| {
         let all = p.open();

@@ -1,5 +1,6 @@
 //! What a TLS connection refuses, and whether an operator can read why: through the real
 //! MQTT client, both protocol versions, against a server on this machine.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -61,7 +61,7 @@ fn store(layered: &Layered, report: &mut Report) -> Store {
     let durability = raw.durability.unwrap_or(raw::Durability::Commit);
     let mut reader = Reader { place, report };
     let batch_window =
-        reader.span("batch_window", raw.batch_window, Duration::from_millis(3), Duration::ZERO..=SECOND);
+        reader.span("batch_window", raw.batch_window, Duration::from_millis(2), Duration::ZERO..=SECOND);
     let interval = reader.span("interval", raw.interval, SECOND * 10, Duration::from_millis(100)..=HOUR);
     let bytes_max = reader.size("max_size", raw.max_size, 512 << 20, STORE_SIZE_MIN..=1 << 40);
     let age_max = reader.span_or_none("max_age", raw.max_age, SECOND..=HOUR * 24 * 3650);

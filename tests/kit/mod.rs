@@ -1,6 +1,6 @@
 //! What the tests of the outbox, the hub and the uplink share: rows, and stores in a folder
 //! that goes away by itself.
-#![allow(dead_code)] // Each test file uses its own part.
+#![allow(dead_code, clippy::unwrap_used)] // Each test file uses its own part.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
