@@ -346,7 +346,14 @@ async fn a_full_store_keeps_the_newest_and_tells_of_the_others() {
     assert_eq!(tally.taken, 600 * 900);
     assert!(tally.dropped > 0 && tally.readings_waiting() > 0, "{tally:?}");
     assert_eq!(dropped.store.readings_dropped.get() as i64, tally.dropped);
-    assert!(peek_all(&store).iter().any(|r| r.kind == Kind::Gap), "the cloud hears of it");
+    let told: i64 = peek_all(&store)
+        .iter()
+        .filter(|r| r.kind == Kind::Gap)
+        .map(|r| {
+            serde_json::from_slice::<serde_json::Value>(&r.payload).unwrap()["readings"].as_i64().unwrap()
+        })
+        .sum();
+    assert_eq!(told, tally.dropped, "the cloud hears of each");
 }
 
 #[tokio::test(start_paused = true)]

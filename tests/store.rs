@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use fieldgate::model::row::{Kind, OutboxId, Reason};
+use fieldgate::model::row::{Dropped, Kind, OutboxId, Reason};
 use fieldgate::model::time::Timestamp;
 use fieldgate::store::inspect::inspect;
 use fieldgate::store::{Error, Store, ledger, salvage, schema};
@@ -73,8 +73,8 @@ const AGE_MAX: Duration = Duration::from_secs(3);
 /// A store that cannot be wrong: everything in memory, in the plainest form.
 #[derive(Default)]
 struct Toy {
-    /// Id → readings, time of the last reading.
-    rows: BTreeMap<i64, (u32, i64)>,
+    /// Id → readings, time of the last reading, and how many lost ones it tells of.
+    rows: BTreeMap<i64, (u32, i64, u32)>,
     acked: BTreeSet<i64>,
     last_id: i64,
     taken: u32,
@@ -83,25 +83,41 @@ struct Toy {
 }
 
 impl Toy {
-    fn add(&mut self, readings: u32, last: i64) {
+    fn add(&mut self, readings: u32, last: i64, told: u32) {
         self.last_id += 1;
         self.taken += readings;
-        self.rows.insert(self.last_id, (readings, last));
+        self.rows.insert(self.last_id, (readings, last, told));
     }
 
     fn flush(&mut self) {
         for id in std::mem::take(&mut self.acked) {
-            self.delivered += self.rows.remove(&id).map_or(0, |(n, _)| n);
+            self.delivered += self.rows.remove(&id).map_or(0, |(n, ..)| n);
         }
     }
 
-    fn drop_rows(&mut self, ids: &[i64], now: i64) {
-        let gone: u32 = ids.iter().filter_map(|id| self.rows.remove(id)).map(|(n, _)| n).sum();
-        self.dropped += gone;
-        if gone > 0 {
-            self.add(0, now);
+    /// A gap record that goes hands its count on, unless the broker would not have it.
+    fn drop_rows(&mut self, ids: &[i64], now: i64, hands_on: bool) {
+        let gone: Vec<_> = ids.iter().filter_map(|id| self.rows.remove(id)).collect();
+        let readings: u32 = gone.iter().map(|(n, ..)| n).sum();
+        let told: u32 = gone.iter().map(|(.., told)| told).filter(|_| hands_on).sum();
+        self.dropped += readings;
+        if readings + told > 0 {
+            self.add(0, now, readings + told);
         }
     }
+}
+
+/// As the agent spells it.
+fn gap(d: &Dropped) -> Vec<u8> {
+    let (gateway, span) = ("gw".into(), (d.first, d.last));
+    fieldgate::wire::payload::gap(&gateway, &d.device, "0-1", d.reason.as_str(), d.readings, span)
+}
+
+fn told(store: &Store) -> Vec<u32> {
+    let readings =
+        |payload: &[u8]| serde_json::from_slice::<serde_json::Value>(payload).unwrap()["readings"].clone();
+    let gaps = peek_all(store).into_iter().filter(|r| r.kind == Kind::Gap);
+    gaps.map(|r| readings(&r.payload).as_u64().unwrap() as u32).collect()
 }
 
 proptest! {
@@ -119,7 +135,7 @@ proptest! {
                     let rows: Vec<_> = sizes.iter().map(|n| row(layout, 1, *n, Timestamp(now))).collect();
                     store.commit(&rows).unwrap();
                     toy.flush();
-                    rows.iter().for_each(|r| toy.add(r.readings, r.last.0));
+                    rows.iter().for_each(|r| toy.add(r.readings, r.last.0, 0));
                 }
                 Step::Ack(which) if !toy.rows.is_empty() => {
                     let id = *toy.rows.keys().nth(which.index(toy.rows.len())).unwrap();
@@ -128,9 +144,9 @@ proptest! {
                 }
                 Step::DeadLetter(which) if !toy.rows.is_empty() => {
                     let id = *toy.rows.keys().nth(which.index(toy.rows.len())).unwrap();
-                    store.dead_letter(OutboxId(id), Reason::DeadLetter, Timestamp(now), &no_gap).unwrap();
+                    store.dead_letter(OutboxId(id), Reason::DeadLetter, Timestamp(now), &gap).unwrap();
                     toy.flush();
-                    toy.drop_rows(&[id], now);
+                    toy.drop_rows(&[id], now, false);
                 }
                 Step::Ack(_) | Step::DeadLetter(_) => {}
                 Step::Flush => {
@@ -150,20 +166,27 @@ proptest! {
                 }
                 Step::Trim(ms) => {
                     now += ms;
-                    store.trim(Timestamp(now), &no_gap).unwrap();
+                    store.trim(Timestamp(now), &gap).unwrap();
                     let limit = now - AGE_MAX.as_millis() as i64;
-                    let old = |toy: &Toy| -> Vec<i64> {
-                        toy.rows.iter().take_while(|(_, (_, last))| *last < limit).map(|(id, _)| *id).collect()
+                    let old = |toy: &Toy, limit| -> Vec<i64> {
+                        let old = toy.rows.iter().take_while(|(_, (_, last, _))| *last < limit);
+                        old.map(|(id, _)| *id).collect()
                     };
-                    if !old(&toy).is_empty() {
+                    // Nothing happens before the oldest is a sixty-fourth too old.
+                    let overdue = limit - AGE_MAX.as_millis() as i64 / 64;
+                    if !old(&toy, overdue).is_empty() {
                         toy.flush();
-                        let ids = old(&toy);
-                        toy.drop_rows(&ids, now);
+                        if !old(&toy, overdue).is_empty() {
+                            let ids = old(&toy, limit);
+                            toy.drop_rows(&ids, now, true);
+                        }
                     }
                 }
             }
             let expected: Vec<i64> = toy.rows.keys().copied().collect();
             prop_assert_eq!(ids(&store), expected);
+            let untold: Vec<u32> = toy.rows.values().map(|(.., n)| *n).filter(|n| *n > 0).collect();
+            prop_assert_eq!(told(&store), untold);
             let tally = store.tally();
             prop_assert_eq!(
                 (tally.last_id, tally.taken, tally.delivered, tally.dropped),

@@ -73,8 +73,9 @@ impl Store {
         &self,
         work: impl FnOnce(&Transaction, &mut Tally) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let acked = std::mem::take(&mut *lock(&self.acked));
+        // Taken under the writer's lock: whoever gets that lock next knows them gone.
         let mut w = self.writer();
+        let acked = std::mem::take(&mut *lock(&self.acked));
         let mut tally = w.tally;
         let done = w.transaction(|t| {
             // Deleting first lets the new rows take the pages of the old ones: a quiet gateway
@@ -161,10 +162,13 @@ impl Store {
         lock(&self.acked).rows()
     }
 
-    /// Deletes what was acknowledged, if anything was.
+    /// When this returns, what was acknowledged before the call is off the disk, by this
+    /// transaction or by one that was under way.
     pub fn flush_acks(&self) -> Result<(), Error> {
         if self.acked_rows() > 0 {
             self.commit(&[])?;
+        } else {
+            drop(self.writer());
         }
         Ok(())
     }

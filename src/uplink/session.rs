@@ -3,9 +3,11 @@
 //! `select` waits, the rest decides. Nothing here survives the connection.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +33,11 @@ struct Run<S> {
     probe: Probe,
     /// So many rows go one by one, because one of them made the broker hang up.
     one_by_one: usize,
+    /// Rows acknowledged since the last flush that was seen to end: until then a power cut may
+    /// bring them back.
+    unsettled: usize,
+    /// A flush under way, and how many of those it settles.
+    flush: Option<(usize, JoinHandle<Result<(), store::Error>>)>,
     committed: watch::Receiver<OutboxId>,
     /// Which publish was the oldest in flight at the last tick, and since when.
     oldest: (Option<u64>, Instant),
@@ -95,6 +102,8 @@ impl<L: Link> Uplink<L> {
                 Verdict::Probe(_) => usize::from(self.config.window),
                 _ => 0,
             },
+            unsettled: 0,
+            flush: None,
             committed,
             oldest: (None, Instant::now()),
             progress: false,
@@ -109,6 +118,18 @@ impl<L: Link> Uplink<L> {
                 Ok(wait) => wait,
                 Err(why) => return Ok(run.lost(why)),
             };
+            // While the disk flushes, what `fill` just published is on its way. It is waited for
+            // here and not beside the other events, so that a simulated day has one course.
+            if let Some((rows, flush)) = run.flush.take() {
+                match finished(flush).await {
+                    Ok(()) => {
+                        run.unsettled -= rows;
+                        continue;
+                    }
+                    Err(store::Error::Busy(_) | store::Error::Full) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
             self.metrics.uplink.window_used.set(run.window.used() as i64);
             match run.select(&mut events, wait, &mut tick, stop).await {
                 Wake::Stop => return self.goodbye(run, suspect).await,
@@ -167,7 +188,7 @@ impl<L: Link> Uplink<L> {
             Probe::Wanted(_) => return Ok(Ok(None)),
         }
         for lane in [Lane::Live, Lane::Backlog] {
-            while run.room(lane) && self.may_repeat(run) < usize::from(self.config.window) {
+            while run.room(lane) && Self::may_repeat(run) < usize::from(self.config.window) {
                 if run.buffer(lane).is_empty() && !self.fetch(run, lane).await? {
                     break;
                 }
@@ -186,8 +207,8 @@ impl<L: Link> Uplink<L> {
 
     /// What the cloud would get again if the power went now: what is in flight, and what is
     /// acknowledged and still stands on the disk. Never more than one window.
-    fn may_repeat(&self, run: &Run<L::Session>) -> usize {
-        run.window.used() + self.store.acked_rows()
+    fn may_repeat(run: &Run<L::Session>) -> usize {
+        run.window.used() + run.unsettled
     }
 
     /// Reads ahead on a lane. `false`: there is nothing to read.
@@ -287,6 +308,7 @@ impl<L: Link> Uplink<L> {
                 let Some(entry) = run.window.acked(packet_id) else { return Ok(Ok(())) };
                 let Some(id) = entry.row else { return Ok(Ok(())) };
                 self.store.ack(id);
+                run.unsettled += 1;
                 run.settle(suspect, id);
                 run.progress = true;
                 self.metrics.uplink.messages_acked.add(1);
@@ -312,11 +334,11 @@ impl<L: Link> Uplink<L> {
                 }
             }
         }
-        if self.store.acked_rows() >= usize::from(self.config.window / 2).max(1) {
-            match self.store.run(|s| s.flush_acks()).await {
-                Ok(()) | Err(store::Error::Busy(_) | store::Error::Full) => {}
-                Err(e) => return Err(e.into()),
-            }
+        // Beside the sending, so that the line does not stand while the disk flushes.
+        if run.flush.is_none() && run.unsettled >= usize::from(self.config.window / 2).max(1) {
+            let store = Arc::clone(&self.store);
+            let task = tokio::task::spawn_blocking(move || store.flush_acks());
+            run.flush = Some((run.unsettled, task));
         }
         Ok(Ok(()))
     }
@@ -367,6 +389,15 @@ impl<L: Link> Uplink<L> {
         .await;
         self.metrics.uplink.state.set("stopped");
         Ok(Ended::Stopped)
+    }
+}
+
+async fn finished(flush: JoinHandle<Result<(), store::Error>>) -> Result<(), store::Error> {
+    match flush.await {
+        Ok(done) => done,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        // The runtime is going down.
+        Err(_) => Ok(()),
     }
 }
 
