@@ -25,6 +25,7 @@ use crate::model::device::{Device, ModbusDevice, Point};
 use crate::model::ids::{BusName, DeviceIndex, DeviceName, PointIndex};
 use crate::model::reading::{Measured, Reading};
 use crate::model::register::{RegisterPoint, Table};
+use crate::model::time::{Clock, Timestamp};
 use crate::model::value::Cause;
 
 /// A Modbus device of the bus.
@@ -43,8 +44,9 @@ pub struct Station {
 /// What a request of a poll came to.
 #[derive(Debug)]
 pub struct Outcome {
-    /// In the order of the points; may be empty.
-    pub readings: Vec<Reading>,
+    /// What was read, with the time of the answer it was read in: one entry, unless the
+    /// request was split; each in the order of the points and not empty.
+    pub readings: Vec<(Timestamp, Vec<Reading>)>,
     /// The device answered, with data or by refusing.
     pub answered: bool,
     /// Nothing more will come of this poll.
@@ -69,6 +71,8 @@ struct Piece {
     address: u16,
     count: u16,
     fate: Result<Answer, Cause>,
+    /// When it was answered, or given up.
+    at: Timestamp,
 }
 
 /// The distinct intervals of the points, and which points have each.
@@ -122,15 +126,17 @@ impl Station {
         poll: &mut Poll,
         bus: &BusName,
         line: &mut Line,
+        clock: &Clock,
         stop: &CancellationToken,
     ) -> Outcome {
         let planned = poll.planned.clone();
         let Some(request) = planned.requests.get(poll.next) else {
             // Nothing may be asked: only what is known to be refused can be told.
-            let readings = refused(&planned).collect();
+            let readings = in_time(refused(&planned).map(|r| (clock.now(), r)).collect());
             return Outcome { readings, answered: false, last: true, cause: None };
         };
-        let fetched = self.fetch(request, poll, line, stop).await;
+        let fetched = self.fetch(request, poll, line, clock, stop).await;
+        let now = clock.now();
         self.note(bus, request, &fetched);
         let first = poll.next;
         poll.next += 1;
@@ -145,8 +151,16 @@ impl Station {
         );
         if last {
             readings.extend(refused(&planned));
+        }
+        if !readings.is_sorted_by_key(|r| r.point) {
             readings.sort_by_key(|r| r.point);
         }
+        let at = |r: &Reading| self.answered_at(r.point, &poll.pieces).unwrap_or(now);
+        let readings = match (readings.is_empty(), fetched.split) {
+            (true, _) => Vec::new(),
+            (false, false) => vec![(now, readings)],
+            (false, true) => in_time(readings.into_iter().map(|r| (at(&r), r)).collect()),
+        };
         Outcome { readings, answered: fetched.answered, last, cause: fetched.gave_up.or(fetched.garbled) }
     }
 
@@ -165,17 +179,18 @@ impl Station {
         request: &Request,
         poll: &mut Poll,
         line: &mut Line,
+        clock: &Clock,
         stop: &CancellationToken,
     ) -> Fetched {
         let mut fetched = Fetched::default();
-        let (mut good, mut bad, mut split) = (Vec::new(), Vec::new(), false);
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
         let mut open = vec![Cow::Borrowed(request)];
         while let Some(part) = open.pop() {
             let command = Command::Read { table: part.table, address: part.address, count: part.count };
             let fate = line.transact(&self.modbus, &command, poll.retries, stop).await;
             match &fate {
                 Err(Error::Exception(2 | 3)) if let Some((low, high)) = halve(&part) => {
-                    (fetched.answered, split) = (true, true);
+                    (fetched.answered, fetched.split) = (true, true);
                     // Not cut short by a stop: at most a few quick calls.
                     open.extend([Cow::Owned(high), Cow::Owned(low)]);
                     continue;
@@ -195,15 +210,16 @@ impl Station {
                 }
             }
             let fate = fate.map_err(|e| e.cause());
-            poll.pieces.push(Piece { table: part.table, address: part.address, count: part.count, fate });
+            let (table, address, count) = (part.table, part.address, part.count);
+            poll.pieces.push(Piece { table, address, count, fate, at: clock.now() });
             if fetched.gave_up.is_some() {
                 return fetched;
             }
-            if split && poll.pieces.last().is_some_and(|p| p.fate.is_ok()) {
+            if fetched.split && poll.pieces.last().is_some_and(|p| p.fate.is_ok()) {
                 good.push(part.into_owned());
             }
         }
-        if split && fetched.garbled.is_none() {
+        if fetched.split && fetched.garbled.is_none() {
             self.plans.learn(&poll.planned, request, good, &bad, poll.now);
         }
         fetched
@@ -215,6 +231,14 @@ impl Station {
             return Measured::Bad(Cause::Missing);
         };
         measure(register, pieces, missing)
+    }
+
+    /// When the last of what a point consists of was answered.
+    fn answered_at(&self, point: PointIndex, pieces: &[Piece]) -> Option<Timestamp> {
+        let register = register(&self.points, point)?;
+        let value = covering(pieces, register.table, register.address, register.count())?.at;
+        let factor = register.scale_factor.and_then(|a| covering(pieces, register.table, a, 1));
+        Some(factor.map_or(value, |factor| value.max(factor.at)))
     }
 
     /// Says in the log what changed with this request.
@@ -264,7 +288,8 @@ pub async fn read_now(
     for (address, count) in runs.into_iter().flatten() {
         let command = Command::Read { table: point.table, address, count };
         let answer = line.transact(modbus, &command, modbus.retries, stop).await?;
-        pieces.push(Piece { table: point.table, address, count, fate: Ok(answer) });
+        // Whoever asks for one value now has no use for its time.
+        pieces.push(Piece { table: point.table, address, count, fate: Ok(answer), at: Timestamp::default() });
     }
     Ok(measure(point, &pieces, &Cause::Missing))
 }
@@ -274,7 +299,27 @@ struct Fetched {
     answered: bool,
     gave_up: Option<Cause>,
     garbled: Option<Cause>,
+    /// The device refused the whole and was asked for parts.
+    split: bool,
     refused: Vec<(Table, u16, u8)>,
+}
+
+/// Sorted into the moments they belong to; nearly always one.
+fn in_time(mut readings: Vec<(Timestamp, Reading)>) -> Vec<(Timestamp, Vec<Reading>)> {
+    readings.sort_by_key(|(at, reading)| (*at, reading.point));
+    let mut moments: Vec<(Timestamp, Vec<Reading>)> = Vec::new();
+    let expected = readings.len();
+    for (at, reading) in readings {
+        match moments.last_mut() {
+            Some((last, there)) if *last == at => there.push(reading),
+            _ => {
+                let mut first = Vec::with_capacity(expected);
+                first.push(reading);
+                moments.push((at, first));
+            }
+        }
+    }
+    moments
 }
 
 fn refused(planned: &Planned) -> impl Iterator<Item = Reading> + '_ {
@@ -311,18 +356,22 @@ enum Found<'a> {
     Bit(bool),
 }
 
-/// The addresses among the pieces; the newest piece is looked at first, for it is most often
+/// The piece that holds these addresses; the newest is looked at first, for it is most often
 /// the one.
+fn covering(pieces: &[Piece], table: Table, address: u16, count: u16) -> Option<&Piece> {
+    pieces.iter().rev().find(|p| {
+        let end = u32::from(p.address) + u32::from(p.count);
+        p.table == table && p.address <= address && u32::from(address) + u32::from(count) <= end
+    })
+}
+
 fn find<'a>(
     pieces: &'a [Piece],
     table: Table,
     address: u16,
     count: u16,
 ) -> Option<Result<Found<'a>, &'a Cause>> {
-    let piece = pieces.iter().rev().find(|p| {
-        let end = u32::from(p.address) + u32::from(p.count);
-        p.table == table && p.address <= address && u32::from(address) + u32::from(count) <= end
-    })?;
+    let piece = covering(pieces, table, address, count)?;
     let at = usize::from(address - piece.address);
     match &piece.fate {
         Err(cause) => Some(Err(cause)),

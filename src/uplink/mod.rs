@@ -10,6 +10,7 @@
 pub mod bucket;
 pub mod lanes;
 pub mod link;
+pub mod render;
 pub mod session;
 pub mod suspect;
 pub mod window;

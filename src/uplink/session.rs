@@ -17,10 +17,8 @@ use super::link::{Link, LinkError, LinkEvent, Message, Session};
 use super::suspect::{Suspect, Verdict};
 use super::window::{Entry, Lane, Window};
 use super::{Ended, Error, Uplink};
-use crate::model::row::{Kind, OutboxId, Reason, Row};
-use crate::packed::{Damaged, Reader};
+use crate::model::row::{OutboxId, Reason, Row};
 use crate::store;
-use crate::wire::payload::{Head, Telemetry};
 
 struct Run<S> {
     session: S,
@@ -248,46 +246,6 @@ impl<L: Link> Uplink<L> {
         self.metrics.uplink.messages_sent.add(1);
         self.metrics.uplink.bytes_sent.add(size as u64);
         Ok(run.publish(Some(row.id), row.readings, lane, message))
-    }
-
-    fn render(&self, row: &Row) -> Result<Message, Damaged> {
-        let device = &row.layout.device;
-        let last = match row.kind {
-            Kind::Telemetry => {
-                let payload = self.telemetry(row)?;
-                return Ok(Message { topic: self.topic.render(device), payload, retain: false });
-            }
-            Kind::Fault => "fault",
-            Kind::Gap => "gap",
-        };
-        let topic = self.topic.sibling(last).render(device);
-        Ok(Message { topic, payload: row.payload.clone(), retain: false })
-    }
-
-    fn telemetry(&self, row: &Row) -> Result<Vec<u8>, Damaged> {
-        let head = Head {
-            gateway: &self.gateway,
-            device: &row.layout.device,
-            boot: &row.boot.to_string(),
-            seq: (row.seq, row.seq + u64::from(row.readings).saturating_sub(1)),
-        };
-        let mut telemetry = Telemetry::new(head, &row.layout.points, 160 + row.payload.len() * 5);
-        let mut reader = Reader::new(&row.payload, row.first);
-        while let Some((at, readings)) = reader.group()? {
-            let (mut next, mut damaged) = (0, None);
-            let readings = (0..readings).map_while(|_| match reader.reading(&mut next) {
-                Ok(reading) => Some(reading),
-                Err(e) => {
-                    damaged = Some(e);
-                    None
-                }
-            });
-            telemetry.group(at, readings);
-            if let Some(e) = damaged {
-                return Err(e);
-            }
-        }
-        Ok(telemetry.finish())
     }
 
     async fn apply(
