@@ -70,11 +70,13 @@ fn step() -> impl Strategy<Value = Step> {
 
 const AGE_MAX: Duration = Duration::from_secs(3);
 
+/// Readings, time of the last one, and which lost ones the row tells of.
+type ToyRow = (u32, i64, Option<(Reason, u32)>);
+
 /// A store that cannot be wrong: everything in memory, in the plainest form.
 #[derive(Default)]
 struct Toy {
-    /// Id → readings, time of the last reading, and how many lost ones it tells of.
-    rows: BTreeMap<i64, (u32, i64, u32)>,
+    rows: BTreeMap<i64, ToyRow>,
     acked: BTreeSet<i64>,
     last_id: i64,
     taken: u32,
@@ -83,7 +85,7 @@ struct Toy {
 }
 
 impl Toy {
-    fn add(&mut self, readings: u32, last: i64, told: u32) {
+    fn add(&mut self, readings: u32, last: i64, told: Option<(Reason, u32)>) {
         self.last_id += 1;
         self.taken += readings;
         self.rows.insert(self.last_id, (readings, last, told));
@@ -96,14 +98,19 @@ impl Toy {
     }
 
     /// A gap record that goes hands its count on, unless the broker would not have it.
-    fn drop_rows(&mut self, ids: &[i64], now: i64, hands_on: bool) {
+    fn drop_rows(&mut self, ids: &[i64], now: i64, reason: Reason) {
         let gone: Vec<_> = ids.iter().filter_map(|id| self.rows.remove(id)).collect();
         let readings: u32 = gone.iter().map(|(n, ..)| n).sum();
-        let told: u32 = gone.iter().map(|(.., told)| told).filter(|_| hands_on).sum();
         self.dropped += readings;
-        if readings + told > 0 {
-            self.add(0, now, readings + told);
+        let mut gaps: Vec<(Reason, u32)> = Vec::new();
+        let carried = gone.iter().filter_map(|(.., told)| *told).filter(|_| reason != Reason::DeadLetter);
+        for (reason, n) in carried.chain([(reason, readings)]).filter(|(_, n)| *n > 0) {
+            match gaps.iter_mut().find(|(r, _)| *r == reason) {
+                Some((_, sum)) => *sum += n,
+                None => gaps.push((reason, n)),
+            }
         }
+        gaps.into_iter().for_each(|gap| self.add(0, now, Some(gap)));
     }
 }
 
@@ -135,7 +142,7 @@ proptest! {
                     let rows: Vec<_> = sizes.iter().map(|n| row(layout, 1, *n, Timestamp(now))).collect();
                     store.commit(&rows).unwrap();
                     toy.flush();
-                    rows.iter().for_each(|r| toy.add(r.readings, r.last.0, 0));
+                    rows.iter().for_each(|r| toy.add(r.readings, r.last.0, None));
                 }
                 Step::Ack(which) if !toy.rows.is_empty() => {
                     let id = *toy.rows.keys().nth(which.index(toy.rows.len())).unwrap();
@@ -146,7 +153,7 @@ proptest! {
                     let id = *toy.rows.keys().nth(which.index(toy.rows.len())).unwrap();
                     store.dead_letter(OutboxId(id), Reason::DeadLetter, Timestamp(now), &gap).unwrap();
                     toy.flush();
-                    toy.drop_rows(&[id], now, false);
+                    toy.drop_rows(&[id], now, Reason::DeadLetter);
                 }
                 Step::Ack(_) | Step::DeadLetter(_) => {}
                 Step::Flush => {
@@ -178,14 +185,14 @@ proptest! {
                         toy.flush();
                         if !old(&toy, overdue).is_empty() {
                             let ids = old(&toy, limit);
-                            toy.drop_rows(&ids, now, true);
+                            toy.drop_rows(&ids, now, Reason::Expired);
                         }
                     }
                 }
             }
             let expected: Vec<i64> = toy.rows.keys().copied().collect();
             prop_assert_eq!(ids(&store), expected);
-            let untold: Vec<u32> = toy.rows.values().map(|(.., n)| *n).filter(|n| *n > 0).collect();
+            let untold: Vec<u32> = toy.rows.values().filter_map(|(.., told)| told.map(|(_, n)| n)).collect();
             prop_assert_eq!(told(&store), untold);
             let tally = store.tally();
             prop_assert_eq!(
