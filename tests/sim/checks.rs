@@ -208,9 +208,8 @@ fn truth(e: &Evidence, all: &Readings) -> Vec<String> {
             None => complaints.push(format!("true: {name:?} {reading:?} was never handed out")),
             Some(at) => {
                 let t = since(reading.t);
-                let late = if shares_a_request(&reading.point) { SPLIT_MAX } else { Duration::ZERO };
                 // Milliseconds are cut, so a reading may seem one older than its answer.
-                if t + Duration::from_millis(1) < *at || t > *at + RESPONSE_TIMEOUT + ON_THE_WIRE + late {
+                if t + Duration::from_millis(1) < *at || t > *at + RESPONSE_TIMEOUT + ON_THE_WIRE {
                     complaints
                         .push(format!("true: {name:?} says {t:?}, {value:#x} was handed out at {at:?}"));
                 }
@@ -221,14 +220,6 @@ fn truth(e: &Evidence, all: &Readings) -> Vec<String> {
         }
     }
     complaints
-}
-
-/// A block that the unit refuses is asked for in halves, and both are told with the time of
-/// the last: at most two more tries and three when the unit is busy.
-const SPLIT_MAX: Duration = Duration::from_millis(2 * (200 + 300 + 40 + 50) + 3 * (100 + 30));
-
-fn shares_a_request(point: &str) -> bool {
-    matches!(point, "a" | "b")
 }
 
 /// At a power cut each line may hold one answer that is not in the hub yet (in hand, or waiting
