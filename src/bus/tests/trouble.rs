@@ -94,6 +94,25 @@ async fn silent_and_back_are_said_once() {
     assert_eq!(told.metrics.devices[0].state.get(), "good");
 }
 
+/// The retry after a damaged answer must not be answered by what the first question brings yet.
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_behind_a_damaged_one_is_not_taken_for_the_retrys() {
+    let old = Box::new(after(ms(300), Act::Words(vec![111])));
+    // Bytes that make no sense; a whole frame of the right unit that is too long.
+    let too_long = framed(true, &[], 1, &[3, 4, 0, 9, 0, 9]);
+    for damage in [vec![0x55; 3], too_long] {
+        let acts = vec![after(ms(150), Act::Words(vec![222])), Act::Noise(damage.clone(), old.clone())];
+        let acts = std::sync::Arc::new(std::sync::Mutex::new(acts));
+        let device = ModbusDevice { retries: 1, ..modbus(1) };
+        let told = Rig::new(rtu(), vec![device_of(device, points([10]))])
+            .run(ms(900))
+            .told(move |_| acts.lock().unwrap().pop().unwrap_or(Act::Mute))
+            .await;
+        let said: Vec<&str> = told.seen.iter().map(|s| s.split_once(' ').unwrap().1).collect();
+        assert_eq!(said, ["d0 0=222"], "{damage:x?}");
+    }
+}
+
 async fn check_act(
     transport: crate::model::device::Transport,
     modbus: ModbusDevice,
