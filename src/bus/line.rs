@@ -4,8 +4,11 @@
 //! Constraints:
 //! - Silence before each RTU frame counts from the last byte heard; whatever is heard
 //!   between transactions is taken away first, so that it cannot pass for an answer.
-//! - After an answer that never came an RTU line is drained until it is quiet, and a TCP
-//!   connection is dropped: nothing late may reach the next call.
+//! - After an answer that never came, or not whole, an RTU line is drained until it is quiet
+//!   and the late window over, and a TCP connection is dropped: nothing late may reach the
+//!   next call.
+//! - On a serial port the process wakes for the beginning and the end of an answer, not for
+//!   each of its characters; the last one is awaited itself, for the silence runs from it.
 //! - A connection that served and then broke is opened again at once, because devices hang
 //!   up idle connections; one that never served is opened again by backoff.
 //! - Every state change of the line is said once, in the log and in the metrics.
@@ -297,9 +300,19 @@ impl Line {
         };
         let patience = Patience { response: device.response_timeout + on_the_line, late: device.late_window };
         let wire = open.wire.clone();
-        wire.mark();
+        wire.mark(answer);
         let deadline = Instant::now() + patience.response;
-        let reply = open.client.call(device.unit_id, command, patience).await;
+        let reply = {
+            let mut call = std::pin::pin!(open.client.call(device.unit_id, command, patience));
+            loop {
+                tokio::select! {
+                    biased;
+                    reply = &mut call => break reply,
+                    () = wire.held(&open.pause) => {}
+                }
+            }
+        };
+        wire.release();
         let metrics = &self.metrics.buses[self.bus];
         metrics.requests.add(1);
         metrics.late.add(reply.late.into());
@@ -333,7 +346,11 @@ impl Line {
                 open.proven |= reply.settled;
                 open.not_before = Instant::now() + self.timing.pause_between_requests;
                 if !reply.settled && rtu {
-                    self.drain(deadline).await;
+                    // What was heard has the head and the length of the answer: it was the
+                    // answer, damaged. Else that may still come.
+                    let came = wire.heard_exactly(device.unit_id, command.function(), answer);
+                    let late = if came { Duration::ZERO } else { patience.late };
+                    self.drain(deadline + late).await;
                 } else if !reply.settled {
                     // Answers to come would answer other questions.
                     self.link = Link::Closed;
@@ -385,14 +402,14 @@ impl Line {
         Ok(any)
     }
 
-    /// Swallows until the line is quiet and `deadline` is past.
-    async fn drain(&mut self, deadline: Instant) {
-        let end = deadline.max(Instant::now()) + DRAIN_MAX;
+    /// Swallows until the line is quiet and `earliest` is past.
+    async fn drain(&mut self, earliest: Instant) {
+        let end = earliest.max(Instant::now()) + DRAIN_MAX;
         let mut buffer = [0; 1024];
         loop {
             let Link::Open(open) = &self.link else { return };
             let mut wire = open.wire.clone();
-            let quiet_at = (wire.quiet_since() + DRAIN_QUIET).max(deadline);
+            let quiet_at = (wire.quiet_since() + DRAIN_QUIET).max(earliest);
             if Instant::now() >= quiet_at.min(end) {
                 return;
             }

@@ -8,7 +8,7 @@
 //!   all points that were due are told bad, with the cause. While it is silent nothing is
 //!   repeated.
 //! - Exceptions 2 and 3 cost only the points they belong to: the block is halved until the
-//!   bad address is known.
+//!   bad address is known. Each part is a request of its own, told with its own time.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -58,11 +58,25 @@ pub struct Outcome {
 /// A poll under way.
 pub struct Poll {
     planned: Arc<Planned>,
+    /// Of the planned requests.
     next: usize,
+    /// What is left of the request at hand, once it was refused and halved.
+    split: Option<Split>,
+    /// What became of the request at hand.
+    fetched: Fetched,
     pieces: Vec<Piece>,
     now: Duration,
     /// Retries are for devices that answer; a silent one is only knocked at.
     retries: u8,
+}
+
+/// A request that was refused as a whole.
+#[derive(Default)]
+struct Split {
+    /// Parts not asked for yet, the next one last.
+    open: Vec<Request>,
+    good: Vec<Request>,
+    bad: Vec<(Item, u8)>,
 }
 
 /// A run of addresses with its fate.
@@ -117,10 +131,18 @@ impl Station {
 
     pub fn begin(&mut self, groups: &[u16], now: Duration, silent: bool) -> Poll {
         let retries = if silent { 0 } else { self.modbus.retries };
-        Poll { planned: self.plans.planned(groups, now), next: 0, pieces: Vec::new(), now, retries }
+        Poll {
+            planned: self.plans.planned(groups, now),
+            next: 0,
+            split: None,
+            fetched: Fetched::default(),
+            pieces: Vec::new(),
+            now,
+            retries,
+        }
     }
 
-    /// Makes the next request of the poll.
+    /// Makes the next request of the poll, or the next part of one that was refused.
     pub async fn step(
         &mut self,
         poll: &mut Poll,
@@ -135,33 +157,52 @@ impl Station {
             let readings = in_time(refused(&planned).map(|r| (clock.now(), r)).collect());
             return Outcome { readings, answered: false, last: true, cause: None };
         };
-        let fetched = self.fetch(request, poll, line, clock, stop).await;
-        let now = clock.now();
-        self.note(bus, request, &fetched);
-        let first = poll.next;
-        poll.next += 1;
-        let last = fetched.gave_up.is_some() || poll.next == planned.requests.len();
-        let told = if last { planned.requests.len() } else { poll.next };
-        let missing = fetched.gave_up.clone().unwrap_or(Cause::Timeout);
-        let points = planned.ready[first..told].iter().flatten();
-        let count = planned.ready[first..told].iter().map(Vec::len).sum::<usize>();
-        let mut readings = Vec::with_capacity(count + planned.refused.len());
-        readings.extend(
-            points.map(|p| Reading { point: *p, measured: self.measure(*p, &poll.pieces, &missing) }),
-        );
+        let part = poll.split.as_mut().and_then(|s| s.open.pop());
+        let part = part.map_or(Cow::Borrowed(request), Cow::Owned);
+        let part = self.fetch(part, poll, line, stop).await;
+        let gave_up = poll.fetched.gave_up.clone();
+        let done = gave_up.is_some() || poll.split.as_ref().is_none_or(|s| s.open.is_empty());
+        let last = done && (gave_up.is_some() || poll.next + 1 == planned.requests.len());
+        let mut readings = Vec::with_capacity(planned.ready[poll.next].len() + planned.refused.len());
+        let missing = gave_up.clone().unwrap_or(Cause::Timeout);
+        let tell = |p: &PointIndex| Reading { point: *p, measured: self.measure(*p, &poll.pieces, &missing) };
+        let ready = planned.ready[poll.next].iter();
+        match &poll.split {
+            None => readings.extend(ready.map(tell)),
+            Some(split) => {
+                let of = |request: &Request, p: &PointIndex| request.items.iter().any(|i| i.point == *p);
+                let waits = |p: &PointIndex| split.open.iter().any(|r| of(r, p));
+                let told = |p: &&PointIndex| match gave_up {
+                    Some(_) => of(&part, p) || waits(p),
+                    None => of(&part, p) && !waits(p),
+                };
+                readings.extend(ready.filter(told).map(tell));
+            }
+        }
         if last {
+            readings.extend(planned.ready[poll.next + 1..].iter().flatten().map(tell));
             readings.extend(refused(&planned));
         }
         if !readings.is_sorted_by_key(|r| r.point) {
             readings.sort_by_key(|r| r.point);
         }
-        let at = |r: &Reading| self.answered_at(r.point, &poll.pieces).unwrap_or(now);
-        let readings = match (readings.is_empty(), fetched.split) {
-            (true, _) => Vec::new(),
-            (false, false) => vec![(now, readings)],
-            (false, true) => in_time(readings.into_iter().map(|r| (at(&r), r)).collect()),
-        };
-        Outcome { readings, answered: fetched.answered, last, cause: fetched.gave_up.or(fetched.garbled) }
+        let answered = poll.fetched.answered;
+        let cause = gave_up.or(poll.fetched.garbled.clone());
+        if done {
+            self.finish(poll, bus, request);
+        }
+        Outcome { readings, answered, last, cause }
+    }
+
+    /// All parts of `request` are done.
+    fn finish(&mut self, poll: &mut Poll, bus: &BusName, request: &Request) {
+        let fetched = std::mem::take(&mut poll.fetched);
+        self.note(bus, request, &fetched);
+        let whole = fetched.gave_up.is_none() && fetched.garbled.is_none();
+        if let Some(split) = poll.split.take().filter(|_| whole) {
+            self.plans.learn(&poll.planned, request, split.good, &split.bad, poll.now);
+        }
+        poll.next += 1;
     }
 
     /// One register point, now, outside of any plan.
@@ -174,55 +215,53 @@ impl Station {
         read_now(&self.modbus, point, line, stop).await
     }
 
-    async fn fetch(
-        &mut self,
-        request: &Request,
+    /// Asks for `part`, and while the unit refuses its address, for the lower half of it.
+    /// What it came down to.
+    async fn fetch<'r>(
+        &self,
+        mut part: Cow<'r, Request>,
         poll: &mut Poll,
         line: &mut Line,
         clock: &Clock,
         stop: &CancellationToken,
-    ) -> Fetched {
-        let mut fetched = Fetched::default();
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
-        let mut open = vec![Cow::Borrowed(request)];
-        while let Some(part) = open.pop() {
+    ) -> Cow<'r, Request> {
+        let fate = loop {
             let command = Command::Read { table: part.table, address: part.address, count: part.count };
             let fate = line.transact(&self.modbus, &command, poll.retries, stop).await;
             match &fate {
                 Err(Error::Exception(2 | 3)) if let Some((low, high)) = halve(&part) => {
-                    (fetched.answered, fetched.split) = (true, true);
                     // Not cut short by a stop: at most a few quick calls.
-                    open.extend([Cow::Owned(high), Cow::Owned(low)]);
-                    continue;
+                    poll.fetched.answered = true;
+                    poll.split.get_or_insert_default().open.push(high);
+                    part = Cow::Owned(low);
                 }
-                Ok(_) => fetched.answered = true,
-                // The gateway speaks for a unit that does not.
-                Err(e @ (Error::Timeout | Error::BusGone(_) | Error::Exception(10 | 11))) => {
-                    fetched.gave_up = Some(e.cause());
-                }
-                Err(Error::Garbled) => fetched.garbled = Some(Cause::Garbled),
-                Err(Error::Exception(code)) => {
-                    fetched.answered = true;
-                    fetched.refused.push((part.table, part.address, *code));
-                    if matches!(code, 2 | 3) {
-                        bad.extend(part.items.iter().map(|i: &Item| (*i, *code)));
-                    }
+                _ => break fate,
+            }
+        };
+        let fetched = &mut poll.fetched;
+        match &fate {
+            Ok(_) => {
+                fetched.answered = true;
+                if let Some(split) = &mut poll.split {
+                    split.good.push(part.clone().into_owned());
                 }
             }
-            let fate = fate.map_err(|e| e.cause());
-            let (table, address, count) = (part.table, part.address, part.count);
-            poll.pieces.push(Piece { table, address, count, fate, at: clock.now() });
-            if fetched.gave_up.is_some() {
-                return fetched;
+            // The gateway speaks for a unit that does not.
+            Err(e @ (Error::Timeout | Error::BusGone(_) | Error::Exception(10 | 11))) => {
+                fetched.gave_up = Some(e.cause());
             }
-            if fetched.split && poll.pieces.last().is_some_and(|p| p.fate.is_ok()) {
-                good.push(part.into_owned());
+            Err(Error::Garbled) => fetched.garbled = Some(Cause::Garbled),
+            Err(Error::Exception(code)) => {
+                fetched.answered = true;
+                fetched.refused.push((part.table, part.address, *code));
+                if let (2 | 3, Some(split)) = (code, &mut poll.split) {
+                    split.bad.extend(part.items.iter().map(|i| (*i, *code)));
+                }
             }
         }
-        if fetched.split && fetched.garbled.is_none() {
-            self.plans.learn(&poll.planned, request, good, &bad, poll.now);
-        }
-        fetched
+        let fate = fate.map_err(|e| e.cause());
+        poll.pieces.push(Piece { table: part.table, address: part.address, count: part.count, fate });
+        part
     }
 
     /// What a point is, going by what was fetched; `missing` if it was not.

@@ -6,9 +6,12 @@
 //! - It knows when the line was last heard or used, because the silence between RTU frames
 //!   runs from there and not from when somebody got round to look.
 //! - It takes the adapter's echo of sent bytes out of what was received, comparing them.
+//! - A serial port hands over an answer character by character; reading is held until the
+//!   rest of it can be there.
 //! - The end of the stream is an error, so that nobody reads nothing for ever.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +22,11 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::serial::pause::Pause;
 use crate::serial::port::Port;
+
+/// Bytes of the answer that refuses: unit, function, code and check.
+const EXCEPTION: u64 = 5;
 
 #[derive(Debug)]
 pub enum Stream {
@@ -39,8 +46,13 @@ struct Inner {
     /// Time of one character on the line.
     character: Duration,
     quiet_since: Instant,
-    /// Bytes received since [`Wire::mark`].
+    /// Bytes received since [`Wire::mark`], and the first two of them.
     received: u64,
+    head: [u8; 2],
+    /// Bytes of the answer that is awaited; 0: none is.
+    expected: u32,
+    /// Nothing is read before, because the answer cannot be whole.
+    held_until: Option<Instant>,
 }
 
 impl Wire {
@@ -51,6 +63,9 @@ impl Wire {
             character,
             quiet_since: Instant::now(),
             received: 0,
+            head: [0; 2],
+            expected: 0,
+            held_until: None,
         })))
     }
 
@@ -60,9 +75,12 @@ impl Wire {
     }
 
     /// A request begins: counts received bytes from here, and forgets echoes that never came.
-    pub fn mark(&self) {
+    /// Its answer will be of `expected` bytes, or an exception.
+    pub fn mark(&self, expected: u32) {
         let mut inner = self.inner();
         inner.received = 0;
+        inner.expected = expected;
+        inner.held_until = None;
         if let Some(echo) = &mut inner.echo {
             echo.clear();
         }
@@ -70,6 +88,27 @@ impl Wire {
 
     pub fn received(&self) -> u64 {
         self.inner().received
+    }
+
+    /// The request is over: reading is not held any more.
+    pub fn release(&self) {
+        let mut inner = self.inner();
+        inner.expected = 0;
+        inner.held_until = None;
+    }
+
+    /// Waits until what is held may be read on; for ever while nothing is. It is to be polled
+    /// behind the reader in the same task, and again whenever the reader was polled.
+    pub async fn held(&self, pause: &Pause) {
+        let until = poll_fn(|_| self.inner().held_until.map_or(Poll::Pending, Poll::Ready)).await;
+        pause.until(until).await;
+    }
+
+    /// As many bytes as an answer to `function` has were received since the mark, and they
+    /// begin like it.
+    pub fn heard_exactly(&self, unit_id: u8, function: u8, bytes: u32) -> bool {
+        let inner = self.inner();
+        inner.received == u64::from(bytes) && inner.head == [unit_id, function]
     }
 
     /// Takes what is here already, without waiting. Zero: nothing.
@@ -99,6 +138,11 @@ impl Wire {
 
 impl Inner {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.held_until.is_some_and(|until| Instant::now() < until) {
+            // Whoever reads is woken by `held`.
+            return Poll::Pending;
+        }
+        self.held_until = None;
         loop {
             let before = buffer.filled().len();
             ready!(match &mut self.stream {
@@ -135,8 +179,27 @@ impl Inner {
         }
         bytes.copy_within(skip.., 0);
         let kept = bytes.len() - skip;
-        self.received += kept as u64;
+        for byte in &bytes[..kept.min(2)] {
+            if let Some(place) = usize::try_from(self.received).ok().and_then(|n| self.head.get_mut(n)) {
+                *place = *byte;
+            }
+            self.received += 1;
+        }
+        self.received += kept.saturating_sub(2) as u64;
+        self.hold();
         kept
+    }
+
+    /// The rest of an answer needs its time on the line: first that of an exception, then
+    /// that of the answer. One character less, so that the end is seen when it is there.
+    fn hold(&mut self) {
+        if !matches!(self.stream, Stream::Port(_)) {
+            return;
+        }
+        let rest = rest_to_hold(self.received, self.expected);
+        if rest > 0 {
+            self.held_until = Some(self.quiet_since + self.character * rest);
+        }
     }
 }
 
@@ -173,5 +236,40 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Characters for which nothing has to be read, with `received` bytes of an answer of
+/// `expected`: up to the last one of an exception, then up to the last one of the answer.
+fn rest_to_hold(received: u64, expected: u32) -> u32 {
+    if received == 0 || expected == 0 {
+        return 0;
+    }
+    let whole = if received < EXCEPTION { EXCEPTION } else { u64::from(expected) };
+    u32::try_from(whole.saturating_sub(received)).unwrap_or(0).saturating_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_looked_at_when_it_can_be_whole() {
+        let check = |received, expected, held| {
+            assert_eq!(rest_to_hold(received, expected), held, "{received} of {expected}");
+        };
+        // Nobody waits, or nothing came: the unit thinks for as long as it likes.
+        check(7, 0, 0);
+        check(0, 25, 0);
+        // An exception is whole with five.
+        check(1, 25, 3);
+        check(3, 25, 1);
+        check(4, 25, 0);
+        // No exception, so the whole answer but its last character.
+        check(5, 25, 19);
+        check(23, 25, 1);
+        check(24, 25, 0);
+        check(25, 25, 0);
+        check(30, 25, 0);
     }
 }

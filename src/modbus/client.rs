@@ -100,6 +100,11 @@ impl Command {
         }
     }
 
+    /// The function code of request and answer.
+    pub fn function(&self) -> u8 {
+        self.request().function_code().value()
+    }
+
     fn request(&self) -> Request<'_> {
         match self {
             Command::Read { table, address, count } => match table {
@@ -182,7 +187,9 @@ pub struct Reply {
     pub result: Result<Answer, Error>,
     /// The answer came after its timeout and was swallowed.
     pub late: bool,
-    /// Nothing of this call can reach the next one. If not, drain (RTU) or reopen (TCP).
+    /// Nothing of this call can reach the next one. If not, drain (RTU) or reopen (TCP). An
+    /// RTU answer that fits the unit but not the question may be an old one, and ours is
+    /// still to come.
     pub settled: bool,
 }
 
@@ -218,11 +225,11 @@ where
         match &mut self.framing {
             Framing::Rtu(wire) => {
                 let mut context = rtu::attach_slave(wire.clone(), Slave(unit_id));
-                call(&mut context, command, patience).await
+                call(&mut context, command, patience, false).await
             }
             Framing::Tcp(context) => {
                 context.set_slave(Slave(unit_id));
-                call(context, command, patience).await
+                call(context, command, patience, true).await
             }
         }
     }
@@ -233,13 +240,14 @@ enum Framing<T> {
     Tcp(Context),
 }
 
-async fn call(context: &mut Context, command: &Command, patience: Patience) -> Reply {
+/// `numbered`: an answer says to which question it belongs.
+async fn call(context: &mut Context, command: &Command, patience: Patience, numbered: bool) -> Reply {
     let mut answer = std::pin::pin!(context.call(command.request()));
     match timeout(patience.response, &mut answer).await {
-        Ok(outcome) => judge(command, outcome),
+        Ok(outcome) => judge(command, outcome, numbered),
         Err(_) => match timeout(patience.late, &mut answer).await {
             Ok(outcome) => {
-                let judged = judge(command, outcome);
+                let judged = judge(command, outcome, numbered);
                 let result = match judged.result {
                     Err(Error::BusGone(e)) => Err(Error::BusGone(e)),
                     _ => Err(Error::Timeout),
@@ -251,9 +259,12 @@ async fn call(context: &mut Context, command: &Command, patience: Patience) -> R
     }
 }
 
-fn judge(command: &Command, outcome: tokio_modbus::Result<Response>) -> Reply {
+fn judge(command: &Command, outcome: tokio_modbus::Result<Response>, numbered: bool) -> Reply {
     let (result, settled) = match outcome {
-        Ok(Ok(response)) => (command.accept(response).ok_or(Error::Garbled), true),
+        Ok(Ok(response)) => match command.accept(response) {
+            Some(answer) => (Ok(answer), true),
+            None => (Err(Error::Garbled), numbered),
+        },
         Ok(Err(exception)) => (Err(Error::Exception(exception.into())), true),
         Err(tokio_modbus::Error::Protocol(_)) => (Err(Error::Garbled), false),
         Err(tokio_modbus::Error::Transport(e)) => match e.kind() {

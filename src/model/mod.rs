@@ -4,6 +4,7 @@
 //! reading says, what can go wrong with a device. The rooms above parse into these types
 //! at their border and carry them inside.
 
+pub mod decimal;
 pub mod device;
 pub mod ids;
 pub mod line;

@@ -1,46 +1,78 @@
-//! From a number that somebody wrote to the value of its point: invalid marks, scale and
-//! offset, range, decimals, names.
+//! From the raw number to the value: invalid marks, scale and offset, range, decimals, names.
 //!
-//! The numbers here were text, so they have no width and no bit pattern: an invalid mark
-//! matches the integer of that value. Integers stay integers while scale and offset are
-//! whole.
+//! Constraints: registers and written numbers become values in the same way; a scale that a
+//! person wrote gives the decimal that a person expects; integers stay integers while scale
+//! and offset are whole; what is not a finite number never leaves as one.
+//!
+//! The way of a number: where it comes from says how it reads ([`Raw`]) and which bits it
+//! has → marks → scale factor, scale, offset → range → decimals, or the name of the raw one.
 
+use super::decimal::{self, Decimal};
 use super::reading::Measured;
 use super::register::{Names, Range, Transform};
 use super::value::{Cause, Value};
 
-/// Text, flags and truth values pass as they are, but for their names.
-pub fn apply(transform: &Transform, raw: Value) -> Measured {
-    if let Some(integer) = integer(&raw)
-        && transform.invalid.iter().any(|mark| i128::from(*mark) == integer)
-    {
+/// What the words say before anybody scales it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Raw {
+    Bool(bool),
+    Int(i64),
+    Uint(u64),
+    Float(f64),
+}
+
+/// Nothing to do: the raw value is the value.
+#[inline]
+pub fn is_plain(t: &Transform) -> bool {
+    t.scale.is_none()
+        && t.offset.is_none()
+        && t.decimals.is_none()
+        && t.range.is_none()
+        && t.names.is_none()
+        && t.invalid.is_empty()
+}
+
+/// `bits` is the raw pattern of the value's width, if it has one; `factor` the power of ten that came from a
+/// scale-factor register. The order is scale factor, scale, offset.
+///
+/// Integers with integer scale and offset stay integers while they fit into 64 bits. True
+/// and false are neither scaled nor ranged.
+pub fn finish(raw: Raw, bits: Option<u64>, t: &Transform, factor: Option<i8>) -> Measured {
+    if bits.is_some_and(|bits| t.invalid.contains(&bits)) {
         return Measured::Bad(Cause::Invalid);
     }
-    let name = transform.names.as_ref().and_then(|names| named(names, &raw));
-    let number = match &raw {
-        Value::Int(_) | Value::Uint(_) | Value::Float(_) => scaled(transform, &raw),
-        Value::Bool(_) | Value::Text(_) | Value::Flags(_) => return Measured::Good(name.unwrap_or(raw)),
+    let number = match raw {
+        Raw::Bool(b) => return Measured::Good(named(raw, bits, t).unwrap_or(Value::Bool(b))),
+        Raw::Int(i) => scale_integer(i128::from(i), t, factor),
+        Raw::Uint(u) => scale_integer(i128::from(u), t, factor),
+        Raw::Float(x) => Number::Float(scale_float(x, t, factor)),
     };
-    if number.as_f64().is_some_and(|x| !x.is_finite()) {
+    if !number.to_f64().is_finite() {
         return Measured::Bad(Cause::NotANumber);
     }
-    let (number, clamped) = match &transform.range {
+    let (number, clamped) = match t.range {
         None => (number, false),
-        Some(range) => match within(range, number) {
+        Some(range) => match within(number, range) {
             Some(inside) => inside,
             None => return Measured::Bad(Cause::OutOfRange),
         },
     };
-    let value = name.unwrap_or_else(|| rounded(transform.decimals, number));
+    let number = t.decimals.map_or(number, |places| number.rounded(places));
+    let value = named(raw, bits, t).unwrap_or_else(|| number.into_value(matches!(raw, Raw::Uint(_))));
     if clamped { Measured::Uncertain(value, Cause::OutOfRange) } else { Measured::Good(value) }
 }
 
-fn integer(value: &Value) -> Option<i128> {
-    match value {
-        Value::Int(i) => Some(i128::from(*i)),
-        Value::Uint(u) => Some(i128::from(*u)),
-        _ => None,
-    }
+/// The same for a number that was written as text. An integer has the pattern of its 64 bits,
+/// a fraction has none. Texts and flags pass as they are.
+pub fn apply(t: &Transform, written: Value) -> Measured {
+    let (raw, bits) = match written {
+        Value::Bool(b) => (Raw::Bool(b), Some(u64::from(b))),
+        Value::Int(i) => (Raw::Int(i), Some(i as u64)),
+        Value::Uint(u) => (Raw::Uint(u), Some(u)),
+        Value::Float(x) => (Raw::Float(x), (x == x.trunc() && x.abs() < 9e15).then_some(x as i64 as u64)),
+        Value::Text(_) | Value::Flags(_) => return Measured::Good(written),
+    };
+    finish(raw, bits, t, None)
 }
 
 /// The smallest type that holds the integer.
@@ -48,65 +80,115 @@ pub fn whole(integer: i128) -> Option<Value> {
     i64::try_from(integer).map(Value::Int).or_else(|_| u64::try_from(integer).map(Value::Uint)).ok()
 }
 
-fn scaled(transform: &Transform, raw: &Value) -> Value {
-    if transform.scale.is_none() && transform.offset.is_none() {
-        return raw.clone();
-    }
-    let (scale, offset) = (transform.scale.unwrap_or(1.0), transform.offset.unwrap_or(0.0));
-    let small_and_whole = |x: f64| x == x.trunc() && x.abs() < 9e15;
-    if let Some(integer) = integer(raw)
-        && small_and_whole(scale)
-        && small_and_whole(offset)
-        && let Some(value) =
-            integer.checked_mul(scale as i128).and_then(|n| n.checked_add(offset as i128)).and_then(whole)
-    {
-        return value;
-    }
-    Value::Float(raw.as_f64().unwrap_or(f64::NAN) * scale + offset)
+#[derive(Clone, Copy)]
+enum Number {
+    Exact(Decimal),
+    Float(f64),
 }
 
-/// The number and whether it was clamped; `None`: outside, and not to be clamped.
-fn within(range: &Range, number: Value) -> Option<(Value, bool)> {
-    let x = number.as_f64().unwrap_or(f64::NAN);
-    let bound = match () {
-        () if x < range.min => range.min,
-        () if x > range.max => range.max,
-        () => return Some((number, false)),
-    };
-    let value = match number {
-        Value::Float(_) => Value::Float(bound),
-        // A whole number stays one when the bound is whole.
-        _ if bound == bound.trunc() => whole(bound as i128).unwrap_or(Value::Float(bound)),
-        _ => Value::Float(bound),
-    };
-    range.clamp.then_some((value, true))
-}
+impl Number {
+    fn to_f64(self) -> f64 {
+        match self {
+            Number::Exact(d) => d.to_f64(),
+            Number::Float(x) => x,
+        }
+    }
 
-fn rounded(decimals: Option<u8>, number: Value) -> Value {
-    match (decimals, &number) {
-        // By way of the decimal text, because that is where the digits are counted.
-        (Some(n), Value::Float(x)) => format!("{x:.*}", usize::from(n)).parse().map_or(number, Value::Float),
-        _ => number,
+    fn rounded(self, places: u8) -> Number {
+        match self {
+            Number::Exact(d) => Number::Exact(d.rounded(places)),
+            Number::Float(x) => Number::Float(decimal::round(x, places)),
+        }
+    }
+
+    fn into_value(self, unsigned: bool) -> Value {
+        let Number::Exact(d) = self else { return Value::Float(self.to_f64()) };
+        if d.places > 0 {
+            return Value::Float(d.to_f64());
+        }
+        match (i64::try_from(d.digits), u64::try_from(d.digits)) {
+            (_, Ok(u)) if unsigned => Value::Uint(u),
+            (Ok(i), _) => Value::Int(i),
+            (_, Ok(u)) => Value::Uint(u),
+            _ => Value::Float(d.to_f64()),
+        }
     }
 }
 
-fn named(names: &Names, raw: &Value) -> Option<Value> {
-    let number = match raw {
-        Value::Bool(b) => i64::from(*b),
-        Value::Int(i) => *i,
-        Value::Uint(u) => i64::try_from(*u).ok()?,
-        Value::Float(x) if *x == x.trunc() && x.abs() < 9e15 => *x as i64,
-        Value::Float(_) | Value::Text(_) | Value::Flags(_) => return None,
+fn scale_integer(n: i128, t: &Transform, factor: Option<i8>) -> Number {
+    match exact(Decimal::integer(n), t, factor) {
+        Some(d) => Number::Exact(d),
+        None => Number::Float(inexact(n as f64, t, factor)),
+    }
+}
+
+/// A float that is a short decimal itself (a counter kept in a float32, say) is scaled like
+/// an integer, and stays a float.
+fn scale_float(x: f64, t: &Transform, factor: Option<i8>) -> f64 {
+    if t.scale.is_none() && t.offset.is_none() && factor.is_none() {
+        return x;
+    }
+    let short = Decimal::of(x).and_then(|d| exact(d, t, factor));
+    short.map_or_else(|| inexact(x, t, factor), Decimal::to_f64)
+}
+
+/// `None` when scale or offset is no short decimal, or the digits outgrow 128 bits.
+fn exact(raw: Decimal, t: &Transform, factor: Option<i8>) -> Option<Decimal> {
+    let mut d = raw.shifted(factor.unwrap_or(0))?;
+    if let Some(scale) = t.scale {
+        d = d.times(Decimal::of(scale)?)?;
+    }
+    if let Some(offset) = t.offset {
+        d = d.plus(Decimal::of(offset)?)?;
+    }
+    Some(d)
+}
+
+fn inexact(x: f64, t: &Transform, factor: Option<i8>) -> f64 {
+    let power = 10f64.powi(i32::from(factor.unwrap_or(0)));
+    x * power * t.scale.unwrap_or(1.0) + t.offset.unwrap_or(0.0)
+}
+
+/// The number and whether it was clamped; `None`: outside and not to be clamped.
+fn within(number: Number, range: Range) -> Option<(Number, bool)> {
+    let x = number.to_f64();
+    let bound = if x < range.min {
+        range.min
+    } else if x > range.max {
+        range.max
+    } else {
+        return Some((number, false));
     };
-    match names {
+    if !range.clamp {
+        return None;
+    }
+    // A whole number stays one when the bound is whole.
+    let clamped = match (number, Decimal::of(bound)) {
+        (Number::Exact(_), Some(d)) => Number::Exact(d),
+        _ => Number::Float(bound),
+    };
+    Some((clamped, true))
+}
+
+/// Names belong to the raw value, whatever the scale says.
+fn named(raw: Raw, bits: Option<u64>, t: &Transform) -> Option<Value> {
+    match t.names.as_ref()? {
         Names::Enum(names) => {
-            names.iter().find(|(n, _)| *n == number).map(|(_, name)| Value::Text(name.clone()))
+            let raw = match raw {
+                Raw::Bool(b) => i64::from(b),
+                Raw::Int(i) => i,
+                Raw::Uint(u) => i64::try_from(u).ok()?,
+                Raw::Float(x) if x == x.trunc() && x.abs() < 9e15 => x as i64,
+                Raw::Float(_) => return None,
+            };
+            names.iter().find(|(n, _)| *n == raw).map(|(_, name)| Value::Text(name.clone()))
         }
         Names::Flags(names) => {
-            let set = (0..64_u8).filter(|bit| number >> bit & 1 == 1);
-            let name = |bit: u8| {
-                let known = names.iter().find(|(n, _)| *n == bit);
-                known.map_or_else(|| format!("bit{bit}"), |(_, name)| name.clone())
+            let bits = bits?;
+            let set = (0..64u8).filter(|n| bits >> n & 1 == 1);
+            let name = |n: u8| match names.iter().find(|(bit, _)| *bit == n) {
+                Some((_, name)) => name.clone(),
+                None => format!("bit{n}"),
             };
             Some(Value::Flags(set.map(name).collect()))
         }
@@ -133,8 +215,10 @@ mod tests {
             good(Value::Int(15)),
         );
         check(Transform { scale: Some(0.5), ..plain() }, Value::Int(7), good(Value::Float(3.5)));
+        check(Transform { scale: Some(0.1), ..plain() }, Value::Int(2314), good(Value::Float(231.4)));
         check(Transform { decimals: Some(1), ..plain() }, Value::Float(3.17), good(Value::Float(3.2)));
         check(Transform { invalid: vec![9999], ..plain() }, Value::Int(9999), Measured::Bad(Cause::Invalid));
+        check(Transform { invalid: vec![0], ..plain() }, Value::Float(0.5), good(Value::Float(0.5)));
         check(plain(), Value::Float(f64::INFINITY), Measured::Bad(Cause::NotANumber));
     }
 

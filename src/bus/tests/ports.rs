@@ -204,6 +204,43 @@ async fn a_real_tty_is_opened_polled_and_seen_to_go_away() {
     running.await.unwrap().unwrap();
 }
 
+/// Reading is held while an answer cannot be whole; its end must not be missed for that.
+#[tokio::test]
+async fn an_answer_that_comes_character_by_character_is_read_whole() {
+    let (mut master, slave) = tokio_serial_pair();
+    let settings = SerialPort { path: slave.1.clone(), ..serial() };
+    drop(slave.0);
+    let far = tokio::spawn(async move {
+        let (mut request, pause) = ([0; 8], Pause::exact());
+        // A long answer, and one that refuses.
+        for pdu in [[vec![3, 40], vec![7; 40]].concat(), vec![0x83, 4]].iter().cycle() {
+            if master.read_exact(&mut request).await.is_err() {
+                return;
+            }
+            for byte in framed(true, &[], request[0], pdu) {
+                pause.until(Instant::now() + Duration::from_micros(573)).await;
+                if master.write_all(&[byte]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    let modbus = ModbusDevice { response_timeout: SECOND, ..modbus(1) };
+    let points = (0..20).map(|address| point(address, Duration::ZERO)).collect();
+    let rig = Rig::new(Transport::Serial(settings), vec![device_of(modbus, points)]);
+    let (task, mut told, _asks, _) = rig.task(Dial::Transport);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(task.run(stop.clone()));
+    for n in 0..6 {
+        let seen = describe(&told.recv().await.unwrap());
+        let end = if n % 2 == 0 { "19=1799" } else { "19=bad exception 4" };
+        assert!(seen.ends_with(end), "{n}: {seen}");
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    far.abort();
+}
+
 fn tokio_serial_pair() -> (Port, (Port, std::path::PathBuf)) {
     let (master, slave) = Port::pair().unwrap();
     let path = slave.path().unwrap();

@@ -7,8 +7,8 @@
 use crate::model::register::{Half, Kind, Names, RegisterPoint, Transform};
 use crate::model::value::Value;
 
-use super::decimal::Decimal;
 use super::{half, low_bits, power_of_ten, text, value_words};
+use crate::model::decimal::Decimal;
 
 /// Why a value cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

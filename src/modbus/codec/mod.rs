@@ -8,25 +8,22 @@
 //! The way of one datum: the words of the answer are laid side by side (first register
 //! first, high byte first, as Modbus sends them: MODBUS Application Protocol V1.1b3, 4.2),
 //! the byte order puts the most significant byte in front, the kind reads that pattern as a
-//! [`Raw`] number, and [`transform::finish`] applies invalid marks, scale, range, decimals
+//! [`Raw`] number, and [`finish`] applies invalid marks, scale, range, decimals
 //! and names. [`encode`] walks the same way back.
 //!
 //! A float32 is widened to a float64 without a change: 231.4 on the wire is
 //! 231.39999389648438 here, which is what the device said. `decimals` rounds it.
 
-mod decimal;
 mod encode;
 mod half;
 mod text;
-pub mod transform;
 
 pub use encode::{EncodeError, encode, encode_scaled};
 
 use crate::model::reading::Measured;
 use crate::model::register::{Encoding, Half, Kind, RegisterPoint, Table};
+use crate::model::transform::{Raw, finish, is_plain};
 use crate::model::value::{Cause, Value};
-
-use transform::{Raw, finish, is_plain};
 
 /// What `words` mean for `point`. `scale_factor` is the content of the point's scale-factor
 /// register, where it has one. Fewer words than the point covers are a damaged answer.
@@ -48,7 +45,7 @@ pub fn decode_bit(point: &RegisterPoint, bit: bool) -> Measured {
         Kind::Bool | Kind::Bit(_) => Raw::Bool(bit),
         _ => Raw::Uint(u64::from(bit)),
     };
-    finish(raw, u64::from(bit), &point.transform, None)
+    finish(raw, Some(u64::from(bit)), &point.transform, None)
 }
 
 fn decode_number(point: &RegisterPoint, words: &[u16], scale_factor: Option<u16>) -> Measured {
@@ -74,7 +71,7 @@ fn decode_number(point: &RegisterPoint, words: &[u16], scale_factor: Option<u16>
             Raw::Float(_) => Measured::Bad(Cause::NotANumber),
         };
     }
-    finish(raw, pattern(&point.encoding.kind, bits), &point.transform, factor)
+    finish(raw, Some(pattern(&point.encoding.kind, bits)), &point.transform, factor)
 }
 
 /// What a scale-factor register says. SunSpec's `sunssf` is an int16 from -10 to 10, and
