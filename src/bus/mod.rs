@@ -254,9 +254,8 @@ impl Work {
         let mut cause = None;
         loop {
             let station = &mut self.stations[due.device];
-            let outcome =
-                station.step(&mut poll, &self.bus.name, &mut self.line, &self.clock, &self.stop).await;
-            let at = outcome.readings.first().map_or_else(|| self.clock.now(), |(at, _)| *at);
+            let outcome = station.step(&mut poll, &self.bus.name, &mut self.line, &self.stop).await;
+            let at = self.clock.now();
             if outcome.answered && !answered {
                 answered = true;
                 let back = self.schedule.answered(due.device) == Some(Change::Back);
@@ -265,14 +264,11 @@ impl Work {
                     self.tell_back(due.device, at).await?;
                 }
             }
-            let values = outcome.readings.iter().flat_map(|(_, readings)| readings);
-            told_good |= values.into_iter().any(|r| r.measured.value().is_some());
+            told_good |= outcome.readings.iter().any(|r| r.measured.value().is_some());
             cause = outcome.cause.or(cause);
             // What a silent device does not answer was said once.
-            if answered || !was_silent {
-                for (at, readings) in outcome.readings {
-                    self.tell(due.device, at, readings).await?;
-                }
+            if !outcome.readings.is_empty() && (answered || !was_silent) {
+                self.tell(due.device, at, outcome.readings).await?;
             }
             if outcome.last || self.stop.is_cancelled() {
                 break;

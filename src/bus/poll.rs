@@ -25,7 +25,6 @@ use crate::model::device::{Device, ModbusDevice, Point};
 use crate::model::ids::{BusName, DeviceIndex, DeviceName, PointIndex};
 use crate::model::reading::{Measured, Reading};
 use crate::model::register::{RegisterPoint, Table};
-use crate::model::time::{Clock, Timestamp};
 use crate::model::value::Cause;
 
 /// A Modbus device of the bus.
@@ -44,9 +43,8 @@ pub struct Station {
 /// What a request of a poll came to.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What was read, with the time of the answer it was read in: one entry, unless the
-    /// request was split; each in the order of the points and not empty.
-    pub readings: Vec<(Timestamp, Vec<Reading>)>,
+    /// In the order of the points; may be empty.
+    pub readings: Vec<Reading>,
     /// The device answered, with data or by refusing.
     pub answered: bool,
     /// Nothing more will come of this poll.
@@ -85,8 +83,6 @@ struct Piece {
     address: u16,
     count: u16,
     fate: Result<Answer, Cause>,
-    /// When it was answered, or given up.
-    at: Timestamp,
 }
 
 /// The distinct intervals of the points, and which points have each.
@@ -148,13 +144,12 @@ impl Station {
         poll: &mut Poll,
         bus: &BusName,
         line: &mut Line,
-        clock: &Clock,
         stop: &CancellationToken,
     ) -> Outcome {
         let planned = poll.planned.clone();
         let Some(request) = planned.requests.get(poll.next) else {
             // Nothing may be asked: only what is known to be refused can be told.
-            let readings = in_time(refused(&planned).map(|r| (clock.now(), r)).collect());
+            let readings = refused(&planned).collect();
             return Outcome { readings, answered: false, last: true, cause: None };
         };
         let part = poll.split.as_mut().and_then(|s| s.open.pop());
@@ -182,8 +177,6 @@ impl Station {
         if last {
             readings.extend(planned.ready[poll.next + 1..].iter().flatten().map(tell));
             readings.extend(refused(&planned));
-        }
-        if !readings.is_sorted_by_key(|r| r.point) {
             readings.sort_by_key(|r| r.point);
         }
         let answered = poll.fetched.answered;
@@ -222,7 +215,6 @@ impl Station {
         mut part: Cow<'r, Request>,
         poll: &mut Poll,
         line: &mut Line,
-        clock: &Clock,
         stop: &CancellationToken,
     ) -> Cow<'r, Request> {
         let fate = loop {
@@ -272,14 +264,6 @@ impl Station {
         measure(register, pieces, missing)
     }
 
-    /// When the last of what a point consists of was answered.
-    fn answered_at(&self, point: PointIndex, pieces: &[Piece]) -> Option<Timestamp> {
-        let register = register(&self.points, point)?;
-        let value = covering(pieces, register.table, register.address, register.count())?.at;
-        let factor = register.scale_factor.and_then(|a| covering(pieces, register.table, a, 1));
-        Some(factor.map_or(value, |factor| value.max(factor.at)))
-    }
-
     /// Says in the log what changed with this request.
     fn note(&mut self, bus: &BusName, request: &Request, fetched: &Fetched) {
         if fetched.gave_up.is_some() {
@@ -327,8 +311,7 @@ pub async fn read_now(
     for (address, count) in runs.into_iter().flatten() {
         let command = Command::Read { table: point.table, address, count };
         let answer = line.transact(modbus, &command, modbus.retries, stop).await?;
-        // Whoever asks for one value now has no use for its time.
-        pieces.push(Piece { table: point.table, address, count, fate: Ok(answer), at: Timestamp::default() });
+        pieces.push(Piece { table: point.table, address, count, fate: Ok(answer) });
     }
     Ok(measure(point, &pieces, &Cause::Missing))
 }
@@ -338,27 +321,7 @@ struct Fetched {
     answered: bool,
     gave_up: Option<Cause>,
     garbled: Option<Cause>,
-    /// The device refused the whole and was asked for parts.
-    split: bool,
     refused: Vec<(Table, u16, u8)>,
-}
-
-/// Sorted into the moments they belong to; nearly always one.
-fn in_time(mut readings: Vec<(Timestamp, Reading)>) -> Vec<(Timestamp, Vec<Reading>)> {
-    readings.sort_by_key(|(at, reading)| (*at, reading.point));
-    let mut moments: Vec<(Timestamp, Vec<Reading>)> = Vec::new();
-    let expected = readings.len();
-    for (at, reading) in readings {
-        match moments.last_mut() {
-            Some((last, there)) if *last == at => there.push(reading),
-            _ => {
-                let mut first = Vec::with_capacity(expected);
-                first.push(reading);
-                moments.push((at, first));
-            }
-        }
-    }
-    moments
 }
 
 fn refused(planned: &Planned) -> impl Iterator<Item = Reading> + '_ {
@@ -395,22 +358,18 @@ enum Found<'a> {
     Bit(bool),
 }
 
-/// The piece that holds these addresses; the newest is looked at first, for it is most often
+/// The addresses among the pieces; the newest piece is looked at first, for it is most often
 /// the one.
-fn covering(pieces: &[Piece], table: Table, address: u16, count: u16) -> Option<&Piece> {
-    pieces.iter().rev().find(|p| {
-        let end = u32::from(p.address) + u32::from(p.count);
-        p.table == table && p.address <= address && u32::from(address) + u32::from(count) <= end
-    })
-}
-
 fn find<'a>(
     pieces: &'a [Piece],
     table: Table,
     address: u16,
     count: u16,
 ) -> Option<Result<Found<'a>, &'a Cause>> {
-    let piece = covering(pieces, table, address, count)?;
+    let piece = pieces.iter().rev().find(|p| {
+        let end = u32::from(p.address) + u32::from(p.count);
+        p.table == table && p.address <= address && u32::from(address) + u32::from(count) <= end
+    })?;
     let at = usize::from(address - piece.address);
     match &piece.fate {
         Err(cause) => Some(Err(cause)),

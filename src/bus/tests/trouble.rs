@@ -1,7 +1,5 @@
 //! Devices that are late, mute, garbled, busy or partly broken.
 
-use std::collections::BTreeSet;
-
 use super::rig::*;
 use crate::model::device::ModbusDevice;
 
