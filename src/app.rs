@@ -20,7 +20,7 @@ use crate::model::observation::Observation;
 use crate::model::time::{CLOCK_PLAUSIBLE_FROM, Clock};
 use crate::notify::Notifier;
 use crate::notify::progress::Expectations;
-use crate::store::{self, Store};
+use crate::store::{self, Disk, Store};
 use crate::supervise::{Ended, Stage, Supervisor};
 use crate::uplink::Uplink;
 use crate::uplink::link::{Link, MqttLink};
@@ -44,6 +44,7 @@ pub struct World<L> {
     /// How the bus at this place of the configuration is reached.
     pub dial: Box<dyn FnMut(usize) -> Dial + Send>,
     pub link: L,
+    pub disk: Disk,
 }
 
 impl World<MqttLink> {
@@ -54,6 +55,7 @@ impl World<MqttLink> {
             observations_max: bus::OBSERVATIONS_MAX,
             dial: Box::new(|_| Dial::Transport),
             link: MqttLink::new(Arc::new(config.uplink.clone())),
+            disk: Disk::Thread,
         }
     }
 }
@@ -80,7 +82,8 @@ impl<L: Link> App<L> {
         if now < CLOCK_PLAUSIBLE_FROM {
             tracing::warn!(%now, "the clock is not set; readings carry its time until it is");
         }
-        let store = Store::open(&config.store.path, config.store.bytes_max, config.store.age_max, now)?;
+        let store = Store::open(&config.store.path, config.store.bytes_max, config.store.age_max, now)?
+            .on(world.disk);
         let metrics = Arc::new(Metrics::new(config.buses.len(), config.devices.len()));
         let topic = Template::parse(&config.uplink.topic, &config.gateway.name)?;
         let status = Template::parse(&config.uplink.status_topic, &config.gateway.name)?;

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::model::row::{Boot, Dropped, Layout, OutboxId};
 use crate::model::time::Timestamp;
@@ -99,7 +100,18 @@ impl Tally {
     }
 }
 
+/// Where the store's work is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Disk {
+    /// On a blocking thread: the tasks go on meanwhile.
+    #[default]
+    Thread,
+    /// In the task that asks, at once: a simulated day then has one course only.
+    Inline,
+}
+
 pub struct Store {
+    disk: Disk,
     path: PathBuf,
     boot: Boot,
     bytes_max: u64,
@@ -163,6 +175,7 @@ impl Store {
         let tally = outbox::read_tally(&db)?;
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         Ok(Store {
+            disk: Disk::default(),
             path: path.to_owned(),
             boot,
             bytes_max,
@@ -189,16 +202,32 @@ impl Store {
         self.committed.subscribe()
     }
 
-    /// Runs `work` on a blocking thread. A panic in there is passed on.
+    pub fn on(self, disk: Disk) -> Store {
+        Store { disk, ..self }
+    }
+
+    /// Does `work` where the store's work is done. A panic in there is passed on.
     pub async fn run<T, F>(self: &Arc<Self>, work: F) -> T
     where
         T: Send + 'static,
         F: FnOnce(&Store) -> T + Send + 'static,
     {
-        let store = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || work(&store)).await {
+        match self.start(work).await {
             Ok(done) => done,
             Err(e) => std::panic::resume_unwind(e.into_panic()),
+        }
+    }
+
+    /// Begins `work` and does not wait for it.
+    pub fn start<T, F>(self: &Arc<Self>, work: F) -> JoinHandle<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> T + Send + 'static,
+    {
+        let store = Arc::clone(self);
+        match self.disk {
+            Disk::Thread => tokio::task::spawn_blocking(move || work(&store)),
+            Disk::Inline => tokio::spawn(std::future::ready(work(&store))),
         }
     }
 

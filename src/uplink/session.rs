@@ -3,7 +3,6 @@
 //! `select` waits, the rest decides. Nothing here survives the connection.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -294,9 +293,7 @@ impl<L: Link> Uplink<L> {
         }
         // Beside the sending, so that the line does not stand while the disk flushes.
         if run.flush.is_none() && run.unsettled >= usize::from(self.config.window / 2).max(1) {
-            let store = Arc::clone(&self.store);
-            let task = tokio::task::spawn_blocking(move || store.flush_acks());
-            run.flush = Some((run.unsettled, task));
+            run.flush = Some((run.unsettled, self.store.start(|s| s.flush_acks())));
         }
         Ok(Ok(()))
     }

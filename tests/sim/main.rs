@@ -18,6 +18,7 @@ mod dice;
 mod plant;
 mod world;
 
+use fieldgate::store::Disk;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -26,7 +27,14 @@ use world::{Evidence, Planted, Power, Story, Temper};
 const CHAOS: Duration = Duration::from_secs(180);
 
 fn story(seed: u64) -> Story {
-    Story { seed, temper: Temper::Wild, planted: Planted::Nothing, chaos: CHAOS, power: Power::Seeded }
+    Story {
+        seed,
+        temper: Temper::Wild,
+        planted: Planted::Nothing,
+        chaos: CHAOS,
+        power: Power::Seeded,
+        disk: Disk::Thread,
+    }
 }
 
 /// The seeds of every day, or those that the environment names.
@@ -118,7 +126,7 @@ fn where_nothing_goes_wrong_nothing_is_bad() {
 #[test]
 fn the_same_seed_is_the_same_story() {
     for seed in [3, 7] {
-        let short = Story { chaos: Duration::from_secs(60), ..story(seed) };
+        let short = Story { chaos: Duration::from_secs(60), disk: Disk::Inline, ..story(seed) };
         let (first, second) = (world::run(short), world::run(short));
         for (n, (a, b)) in first.arrivals.iter().zip(&second.arrivals).enumerate() {
             assert_eq!(a, b, "message {n} of seed {seed}");

@@ -23,7 +23,7 @@ use fieldgate::app::{App, World};
 use fieldgate::config::{Config, load};
 use fieldgate::metrics::Metrics;
 use fieldgate::model::time::{CLOCK_PLAUSIBLE_FROM, Clock, Timestamp};
-use fieldgate::store::Store;
+use fieldgate::store::{Disk, Store};
 use fieldgate::supervise::Ended;
 
 use crate::cloud::{Arrival, Cloud, CloudLink};
@@ -85,6 +85,8 @@ pub struct Story {
     /// How long the chaos lasts.
     pub chaos: Duration,
     pub power: Power,
+    /// Inline: the disk never stands still, and chance has no part in the order of things.
+    pub disk: Disk,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -247,6 +249,7 @@ impl Stage {
             observations_max: 1,
             dial: Box::new(move |line| plant.dial(line)),
             link: self.cloud.link(),
+            disk: self.story.disk,
         };
         let app = App::build_in(config, world).expect("the store opens");
         let (store, metrics) = (app.store(), app.metrics());
@@ -265,7 +268,8 @@ impl Stage {
     async fn until(&self, end: Duration) {
         let end = self.origin + end;
         let mut stall = 0;
-        while self.story.temper == Temper::Wild && Instant::now() < end {
+        let stalls = self.story.temper == Temper::Wild && self.story.disk == Disk::Thread;
+        while stalls && Instant::now() < end {
             stall += 1;
             let mut random = self.dice.of("stall", stall + 100 * self.lives.len() as u64);
             let at = Instant::now() + ms(&mut random, 500, 60_000);
@@ -283,7 +287,8 @@ impl Stage {
     /// The power goes: the agent is dropped as it stands, and its files are as they were.
     async fn cut(&mut self, agent: Agent) {
         let random = &mut self.dice.of("cut", self.lives.len() as u64);
-        let held = if random.bool() { Some(hold_disk().await) } else { None };
+        let hold = random.bool() && self.story.disk == Disk::Thread;
+        let held = if hold { Some(hold_disk().await) } else { None };
         if held.is_some() {
             // A commit may be waiting for the disk when it happens.
             pass(Duration::from_millis(random.u64(0..300))).await;
