@@ -277,3 +277,16 @@ mod models {
         assert_eq!(points, ["temperature 2s", "device_address 3600s", "baud_rate 3600s", "extra 7s"]);
     }
 }
+
+#[test]
+fn the_examples_are_valid_as_they_stand() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut checked = 0;
+    for example in std::fs::read_dir(folder).unwrap() {
+        let file = example.unwrap().path().join("fieldgate.toml");
+        let config = load_with(&file, std::iter::empty()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(config.warnings, Vec::<String>::new(), "{}", file.display());
+        checked += 1;
+    }
+    assert!(checked >= 2, "only {checked} examples");
+}

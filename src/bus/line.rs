@@ -7,8 +7,9 @@
 //! - After an answer that never came, or not whole, an RTU line is drained until it is quiet
 //!   and the late window over, and a TCP connection is dropped: nothing late may reach the
 //!   next call.
-//! - On a serial port the process wakes for the beginning and the end of an answer, not for
-//!   each of its characters; the last one is awaited itself, for the silence runs from it.
+//! - On a serial port an answer is read in a few pieces, at its beginning and at its end, and
+//!   not character by character; the last one is awaited itself, for the silence runs from it.
+//!   (The kernel may still wake the process for each.)
 //! - A connection that served and then broke is opened again at once, because devices hang
 //!   up idle connections; one that never served is opened again by backoff.
 //! - Every state change of the line is said once, in the log and in the metrics.

@@ -15,8 +15,8 @@
 //!
 //! ## Ids from a counter in the file, not from AUTOINCREMENT
 //! Both promise that an id is never used twice. The counter stands in the row of sums that
-//! each commit writes anyway; AUTOINCREMENT would write a page of its own, which is a third of
-//! what a quiet gateway writes. Cost: the promise is held by our own tests.
+//! each commit writes anyway; AUTOINCREMENT would write a page of its own, where a quiet
+//! gateway writes two. Cost: the promise is held by our own tests.
 //!
 //! ## Clean sessions
 //! Nothing is subscribed to yet, so a session would remember nothing for us; and a clean one

@@ -16,7 +16,7 @@ const MIGRATIONS: &[&str] = &[
      );
      -- Ids come from tally.last_id, which is raised in the transaction that uses them: an id
      -- is never used twice, also after the table was empty. (AUTOINCREMENT promises the same
-     -- and would write one more page in each commit, a fifth of what a quiet gateway writes.)
+     -- and would write one more page in each commit, where a quiet gateway writes two.)
      CREATE TABLE outbox (
          id INTEGER PRIMARY KEY,
          kind INTEGER NOT NULL,     -- 0 telemetry, 1 fault, 2 gap
