@@ -3,6 +3,9 @@
 //! Tasks never import one another, so what one sends and another receives is spelled here,
 //! a floor below both. `app` makes the channels and hands each task its end.
 //!
+//! The way of what somebody outside wants: a connection, the status socket → [`Ask`] → the
+//! hub, which decides and commits → the `answer` → the asker, who acknowledges only now.
+//!
 //! The way of an interactive read: `fieldgate read` → control socket → [`ReadRequest`]
 //! → the bus between two calls → the `answer` of the request → the socket.
 
@@ -11,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::model::ids::DeviceIndex;
 use crate::model::reading::Measured;
 use crate::model::register::RegisterPoint;
+use crate::model::row::Route;
 
 /// Readings that may wait between a bus and the hub. Small on purpose: when the hub cannot
 /// keep up, pressure belongs at the register (a skipped poll is counted), not in memory.
@@ -32,4 +36,59 @@ pub enum What {
     Point(DeviceIndex, RegisterPoint),
     /// An address of a unit that no device of the configuration needs to describe.
     Unit(u8, RegisterPoint),
+}
+
+/// What may wait for the hub from all connections and from the status socket together. Who
+/// finds it full waits with its own acknowledgement in hand.
+pub const ASKS_MAX: usize = 64;
+
+/// What somebody outside wants of the hub. The hub never waits for the asker.
+#[derive(Debug)]
+pub struct Ask {
+    pub from: Origin,
+    pub what: Wanted,
+    /// Comes after the commit. A hub that goes down drops it: nothing was done.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// Who asks and by which way, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A message from the broker of this connection.
+    Uplink(Route),
+    /// A process of this machine at the status socket, by its user id.
+    Socket { uid: u32 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// A message that arrived. Whatever must be said to it goes into the mail.
+    Arrived {
+        topic: String,
+        payload: Vec<u8>,
+    },
+    /// The connection has its CONNACK and its subscriptions.
+    Online(Route),
+    Offline(Route),
+    /// A shadow operation of this machine: `get`, `update`, `delete`, `list`.
+    Shadow {
+        thing: String,
+        shadow: String,
+        operation: String,
+        payload: Vec<u8>,
+    },
+    /// A device whose fingerprint changed is the right one.
+    Approve {
+        thing: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is on the disk.
+    Done,
+    /// It is on the disk, and this is the answer, JSON.
+    Said(Vec<u8>),
+    /// Nothing was changed. `code` is that of the Device Shadow REST API.
+    Refused { code: u16, message: String },
 }

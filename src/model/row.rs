@@ -9,6 +9,16 @@ use super::time::Timestamp;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OutboxId(pub i64);
 
+/// By which connection something leaves: that of the gateway, or a thing's own. A number is
+/// given to a thing once and never to another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route(pub i64);
+
+impl Route {
+    /// The gateway's own connection.
+    pub const GATEWAY: Route = Route(0);
+}
+
 /// Identifies a list of point names that rows refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LayoutId(pub i64);
