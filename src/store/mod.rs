@@ -13,11 +13,13 @@
 //! Every call blocks on the disk: tasks go through [`Store::run`], which hands the call to
 //! tokio's blocking threads.
 
+pub mod audit;
 pub mod inspect;
 pub mod ledger;
 pub mod outbox;
 pub mod salvage;
 pub mod schema;
+pub mod things;
 pub mod trim;
 
 use std::collections::HashMap;
