@@ -61,6 +61,7 @@ pub fn merged(layered: &Layered) -> Value {
         "gateway": layered.gateway.raw,
         "uplink": uplink,
         "store": layered.store.raw,
+        "shadow": layered.shadow.raw,
         "log": layered.log.raw,
         "bus": layered.buses.iter().map(|b| json!(b.raw)).collect::<Vec<_>>(),
         "device": devices.collect::<Vec<_>>(),

@@ -92,6 +92,28 @@ table!(
 );
 
 table!(
+    /// `[shadow]`
+    Shadow {
+        dialect: Dialect,
+        prefix: String,
+        reported: bool,
+        quality: bool,
+        interval: Span,
+        name: String,
+        depth: u8,
+        size: Size,
+        per_thing: u16,
+        command_topic: String,
+        mirror: Vec<Mirror>,
+    }
+);
+
+table!(
+    /// `mirror = [ { ... } ]` of `[shadow]`
+    Mirror { thing: String, shadow: String, direction: Direction, desired: Side, reported: Side }
+);
+
+table!(
     /// `[log]`
     Log { level: String, format: LogFormat }
 );
@@ -241,6 +263,9 @@ macro_rules! words {
 
 words!(Protocol { V5 = "5", V3 = "3.1.1" });
 words!(Durability { Commit = "commit", Interval = "interval" });
+words!(Dialect { None = "none", Plain = "plain", Aws = "aws" });
+words!(Direction { Both = "both", ToCloud = "to-cloud", ToDevice = "to-device" });
+words!(Side { Cloud = "cloud", Device = "device" });
 words!(LogFormat { Auto = "auto", Text = "text", Journal = "journal" });
 words!(Transport { Serial = "serial", Tcp = "tcp", RtuOverTcp = "rtu-over-tcp" });
 words!(Parity { None = "none", Even = "even", Odd = "odd" });
