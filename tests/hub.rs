@@ -41,6 +41,9 @@ fn device(name: &str, points: &[(&str, Option<&str>, Report)]) -> Device {
         }),
         interval: Duration::from_secs(1),
         report: report.clone(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     });
     let protocol = Protocol::Line(LineDevice {
         framing: Framing { delimiter: b"\n".to_vec(), line_max: 100 },
@@ -48,7 +51,7 @@ fn device(name: &str, points: &[(&str, Option<&str>, Report)]) -> Device {
         matching: None,
         silent_after: Duration::from_secs(30),
     });
-    Device { name: name.into(), protocol, points: points.collect() }
+    Device::new(name.into(), protocol, points.collect())
 }
 
 fn meter(name: &str) -> Device {

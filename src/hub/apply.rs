@@ -68,6 +68,7 @@ impl State {
             Seen::Readings(readings) => self.readings(seen.device, seen.at, readings),
             Seen::Silent(cause) => self.fault(seen.device, seen.at, Some(cause)),
             Seen::Back => self.fault(seen.device, seen.at, None),
+            Seen::Wrote(_) | Seen::Fingerprint(_) => 0,
         }
     }
 
