@@ -18,8 +18,10 @@ pub mod document;
 pub mod error;
 pub mod merge;
 pub mod message;
+pub mod pacer;
 pub mod request;
 pub mod service;
+pub mod sync;
 pub mod tree;
 
 pub use document::{Section, Sections, Shadow};
