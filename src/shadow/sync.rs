@@ -107,7 +107,8 @@ struct Way {
 impl Way {
     fn members(&mut self, local: Option<&Tree>, cloud: Option<&Tree>, base: Option<&Tree>) -> Tree {
         let mut merged = Tree::new();
-        let new = cloud.into_iter().flatten().filter(|(name, _)| local.is_none_or(|l| !l.contains_key(*name)));
+        let new =
+            cloud.into_iter().flatten().filter(|(name, _)| local.is_none_or(|l| !l.contains_key(*name)));
         for (name, _) in local.into_iter().flatten().chain(new) {
             self.path.push(name.clone());
             if let Some(value) = self.member(get(local, name), get(cloud, name), get(base, name)) {
@@ -118,7 +119,12 @@ impl Way {
         merged
     }
 
-    fn member(&mut self, local: Option<&Value>, cloud: Option<&Value>, base: Option<&Value>) -> Option<Value> {
+    fn member(
+        &mut self,
+        local: Option<&Value>,
+        cloud: Option<&Value>,
+        base: Option<&Value>,
+    ) -> Option<Value> {
         let (local, cloud, base) = (present(local), present(cloud), present(base));
         if alike(local, cloud) {
             return local.cloned();
