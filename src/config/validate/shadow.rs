@@ -6,6 +6,7 @@ use super::values::{HOUR, Reader, SECOND};
 use crate::config::errors::{Place, Report};
 use crate::config::load::Placed;
 use crate::config::{Dialect, MirrorRule, Shadow, raw};
+use crate::model::thing::STATES;
 
 pub fn shadow(placed: &Placed<raw::Shadow>, report: &mut Report) -> Shadow {
     let Placed { place, raw } = placed;
@@ -88,6 +89,3 @@ fn mirror(raw: &raw::Shadow, dialect: Dialect, place: &Place, report: &mut Repor
         _ => rules.into_iter().map(rule).collect(),
     }
 }
-
-/// The named shadow in which fieldgate tells how desired members fare.
-pub const STATES: &str = "fieldgate";
