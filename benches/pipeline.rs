@@ -342,6 +342,7 @@ async fn poll_bare(port: u16) -> anyhow::Result<f64> {
 async fn poll_ours(config: &Config) -> anyhow::Result<f64> {
     let (observations, mut observed) = mpsc::channel(bus::OBSERVATIONS_MAX);
     let (_reads, reads) = mpsc::channel(bus::READS_MAX);
+    let (_writes, writes) = mpsc::channel(bus::WRITES_MAX);
     let stop = CancellationToken::new();
     let task = BusTask {
         bus: config.buses[0].clone(),
@@ -349,6 +350,7 @@ async fn poll_ours(config: &Config) -> anyhow::Result<f64> {
         clock: Clock::System,
         observations,
         reads,
+        writes,
         metrics: Arc::new(Metrics::new(1, config.devices.len())),
         bus_index: 0,
         seed: 1,

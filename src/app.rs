@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::line::Dial;
-use crate::bus::{self, BusTask, ReadRequest};
+use crate::bus::{self, BusTask, ReadRequest, WriteRequest};
 use crate::config::Config;
 use crate::control::{Control, Room};
 use crate::hub::{self, Hub};
@@ -110,17 +110,21 @@ impl<L: Link> App<L> {
             Ok(hub) => tasks.spawn("hub", Stage::Hub, hub.run()),
             Err(e) => tasks.spawn("hub", Stage::Hub, std::future::ready(Err::<(), _>(e))),
         }
-        let mut readers = Vec::new();
+        let (mut readers, mut writers) = (Vec::new(), Vec::new());
         for index in 0..self.config.buses.len() {
             let (asks, reads) = mpsc::channel::<ReadRequest>(bus::READS_MAX);
             readers.push(asks);
-            let task = self.bus(index, observations.clone(), reads);
+            let (wanted, writes) = mpsc::channel::<WriteRequest>(bus::WRITES_MAX);
+            writers.push(wanted);
+            let task = self.bus(index, observations.clone(), reads, writes);
             let name = format!("bus {}", task.bus.name);
             let token = tasks.token(Stage::Bus);
             tasks.spawn(name, Stage::Bus, task.run(token));
         }
         // The hub ends when the last bus has dropped its sender; this one must not hold it.
         drop(observations);
+        // Nobody wants a write yet; the buses see closed channels.
+        drop(writers);
         self.services(&mut tasks, readers);
         let (grace, store) = (self.config.gateway.stop_grace, Arc::clone(&self.store));
         let uplink = self.uplink();
@@ -182,6 +186,7 @@ impl<L: Link> App<L> {
         index: usize,
         observations: mpsc::Sender<Observation>,
         reads: mpsc::Receiver<ReadRequest>,
+        writes: mpsc::Receiver<WriteRequest>,
     ) -> BusTask {
         let bus = self.config.buses[index].clone();
         let device = |i: &DeviceIndex| (*i, self.config.devices[i.at()].clone());
@@ -191,6 +196,7 @@ impl<L: Link> App<L> {
             clock: self.world.clock.clone(),
             observations,
             reads,
+            writes,
             metrics: Arc::clone(&self.metrics),
             bus_index: index,
             seed: self.world.seed.wrapping_add(index as u64 + 1),
