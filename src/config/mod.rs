@@ -150,6 +150,25 @@ pub struct Shadow {
     pub mirror: Vec<MirrorRule>,
 }
 
+impl Default for Shadow {
+    /// What a configuration without `[shadow]` means.
+    fn default() -> Shadow {
+        Shadow {
+            dialect: Dialect::None,
+            prefix: "$aws".into(),
+            reported: false,
+            quality: false,
+            interval: Duration::from_secs(5),
+            name: String::new(),
+            depth: 6,
+            size: 8 << 10,
+            per_thing: 25,
+            command_topic: "cmd/{thing}/{name}".into(),
+            mirror: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Shadows are seen on this machine only.

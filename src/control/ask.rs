@@ -21,6 +21,23 @@ use crate::model::value::Quality;
 pub enum Ask {
     Status,
     Read(Read),
+    Shadow(Shadow),
+    /// The device behind this thing is the right one.
+    Approve {
+        thing: String,
+    },
+}
+
+/// An operation of the Device Shadow REST API: `get`, `update`, `delete`, `list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shadow {
+    pub operation: String,
+    pub thing: String,
+    /// Empty: the classic one.
+    #[serde(default)]
+    pub shadow: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<serde_json::Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +60,8 @@ pub struct Address {
 pub enum Answer {
     Status(Box<Status>),
     Read(Shown),
+    /// What a shadow operation answers; null if there is nothing to say.
+    Shadow(serde_json::Value),
     #[serde(untagged)]
     Error {
         error: String,

@@ -55,7 +55,10 @@ pub enum State {
     /// Read back, and equal.
     Verified,
     /// By the device with an exception code; without one the value does not fit the point.
-    Rejected { code: Option<u8>, text: String },
+    Rejected {
+        code: Option<u8>,
+        text: String,
+    },
     Expired,
 }
 
@@ -147,7 +150,11 @@ impl Member {
     }
 
     fn deadline(&self, seen: &Seen) -> Option<Timestamp> {
-        let own = || seen.rules.expiry.map(|d| Timestamp(self.asked_s.saturating_mul(1000) + 999 + d.as_millis() as i64));
+        let own = || {
+            seen.rules
+                .expiry
+                .map(|d| Timestamp(self.asked_s.saturating_mul(1000) + 999 + d.as_millis() as i64))
+        };
         seen.expires.or_else(own)
     }
 
@@ -323,7 +330,10 @@ mod tests {
             let shown = m.shown();
             match outcome {
                 WriteOutcome::Rejected { .. } => {
-                    assert_eq!(shown, json!({"state": "rejected", "value": 5, "t": START, "code": 3, "why": "a text"}))
+                    assert_eq!(
+                        shown,
+                        json!({"state": "rejected", "value": 5, "t": START, "code": 3, "why": "a text"})
+                    )
                 }
                 _ => assert_eq!(
                     shown,

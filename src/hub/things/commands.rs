@@ -66,7 +66,8 @@ impl Things {
     ) {
         let thing = self.things[at].name.as_str().to_owned();
         let parsed: Option<Json> = serde_json::from_slice(payload).ok();
-        let id = parsed.as_ref().and_then(|p| p.get("id")?.as_str()).filter(|id| (1..=ID_MAX).contains(&id.len()));
+        let id =
+            parsed.as_ref().and_then(|p| p.get("id")?.as_str()).filter(|id| (1..=ID_MAX).contains(&id.len()));
         let (Some(parsed), Some(id)) = (&parsed, id) else {
             let why = format!("a command is JSON with an \"id\" of 1 to {ID_MAX} bytes");
             return self.say(at, name, &json!({ "v": 1, "thing": thing, "name": name, "state": "rejected", "why": why, "t": now.wall.0 }), now);
@@ -81,9 +82,21 @@ impl Things {
         if self.running.values().any(|r| r.at == at && r.row.id == id) {
             return;
         }
-        let command = self.things[at].device.as_ref().and_then(|(_, d)| d.commands.iter().find(|c| c.name.as_str() == name)).cloned();
-        let expires = command.as_ref().map_or(now.wall, |c| Timestamp(now.wall.0 + c.expiry.as_millis() as i64));
-        let mut row = CommandRow { thing, id: id.to_owned(), name: name.to_owned(), at: now.wall, expires, answer: None };
+        let command = self.things[at]
+            .device
+            .as_ref()
+            .and_then(|(_, d)| d.commands.iter().find(|c| c.name.as_str() == name))
+            .cloned();
+        let expires =
+            command.as_ref().map_or(now.wall, |c| Timestamp(now.wall.0 + c.expiry.as_millis() as i64));
+        let mut row = CommandRow {
+            thing,
+            id: id.to_owned(),
+            name: name.to_owned(),
+            at: now.wall,
+            expires,
+            answer: None,
+        };
         match self.execute(at, command.as_ref(), parsed, &mut row, by, now) {
             Ok(()) => {}
             Err((state, why)) => self.answer_command(at, row, state, None, Some(why), now),
@@ -101,7 +114,8 @@ impl Things {
     ) -> Result<(), (&'static str, String)> {
         let command = command.ok_or(("rejected", "the device has no such command".to_owned()))?;
         if let Some(expires) = asked.get("expires") {
-            let seconds = expires.as_i64().ok_or(("rejected", "\"expires\" is in seconds since 1970".to_owned()))?;
+            let seconds =
+                expires.as_i64().ok_or(("rejected", "\"expires\" is in seconds since 1970".to_owned()))?;
             row.expires = Timestamp(seconds.saturating_mul(1000));
             if now.wall < CLOCK_PLAUSIBLE_FROM {
                 return Err(("rejected", "the clock is not set, so nothing that expires is executed".into()));
@@ -125,8 +139,12 @@ impl Things {
             return Err(("rejected", "the device is silent".into()));
         }
         let Some((index, device)) = &thing.device else { return Err(("rejected", "no device".into())) };
-        let Protocol::Modbus(modbus) = &device.protocol else { return Err(("rejected", "no Modbus device".into())) };
-        let Some(point) = device.points.get(command.point.at()) else { return Err(("rejected", "no such point".into())) };
+        let Protocol::Modbus(modbus) = &device.protocol else {
+            return Err(("rejected", "no Modbus device".into()));
+        };
+        let Some(point) = device.points.get(command.point.at()) else {
+            return Err(("rejected", "no such point".into()));
+        };
         let plan = plan(modbus, point, &value).map_err(|refusal| ("rejected", refusal.to_string()))?;
         let (id, index, point_name) = (self.next_write, *index, point.name.as_str().to_owned());
         let entry = json!({
@@ -145,7 +163,14 @@ impl Things {
 
     pub(super) fn command_not_sent(&mut self, id: u64, now: Now) {
         if let Some(running) = self.running.remove(&id) {
-            self.answer_command(running.at, running.row, "rejected", None, Some("the line is busy; ask again".into()), now);
+            self.answer_command(
+                running.at,
+                running.row,
+                "rejected",
+                None,
+                Some("the line is busy; ask again".into()),
+                now,
+            );
         }
     }
 
@@ -173,7 +198,8 @@ impl Things {
         why: Option<String>,
         now: Now,
     ) {
-        let mut answer = json!({ "v": 1, "id": row.id, "thing": row.thing, "name": row.name, "state": state });
+        let mut answer =
+            json!({ "v": 1, "id": row.id, "thing": row.thing, "name": row.name, "state": state });
         if let Some(members) = answer.as_object_mut() {
             if let Some(code) = code {
                 members.insert("code".into(), code.into());

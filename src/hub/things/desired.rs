@@ -32,7 +32,8 @@ impl Things {
         }
         self.things[at].wake_at(now.mono + TICK);
         for (index, point) in points.iter().enumerate() {
-            let (Some(rules), Some(member), Ok(i)) = (&point.write, &point.shadow, u16::try_from(index)) else {
+            let (Some(rules), Some(member), Ok(i)) = (&point.write, &point.shadow, u16::try_from(index))
+            else {
                 continue;
             };
             let (index, path) = (PointIndex(i), member.path.join("."));
@@ -101,7 +102,8 @@ impl Things {
     fn write(&mut self, at: usize, index: PointIndex, now: Now) {
         let thing = &mut self.things[at];
         let Some((device_index, device)) = &thing.device else { return };
-        let (Some(point), Some(member)) = (device.points.get(index.at()), thing.members.get_mut(&index)) else {
+        let (Some(point), Some(member)) = (device.points.get(index.at()), thing.members.get_mut(&index))
+        else {
             return;
         };
         let (Some(rules), Protocol::Modbus(modbus)) = (&point.write, &device.protocol) else { return };
@@ -206,7 +208,9 @@ pub(super) fn words(outcome: &WriteOutcome) -> (&'static str, Option<String>) {
             let read = read.value().map_or_else(|| "nothing".to_owned(), |v| v.to_string());
             ("accepted", Some(format!("write-not-taken: {read} is read")))
         }
-        WriteOutcome::Rejected { code } => ("rejected", Some(format!("exception {code}, {}", exception_text(*code)))),
+        WriteOutcome::Rejected { code } => {
+            ("rejected", Some(format!("exception {code}, {}", exception_text(*code))))
+        }
         WriteOutcome::Failed(cause) => ("failed", Some(cause.to_string())),
     }
 }

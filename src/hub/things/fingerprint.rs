@@ -84,8 +84,12 @@ impl Things {
         let thing = &mut self.things[at];
         let known = &thing.fingerprint;
         let state = match known.is_quarantined() {
-            true => json!({ "state": "quarantined", "approved": known.approved, "found": known.found, "since": now.wall.0 }),
-            false => json!({ "state": "approved", "approved": known.approved, "found": null, "since": now.wall.0 }),
+            true => {
+                json!({ "state": "quarantined", "approved": known.approved, "found": known.found, "since": now.wall.0 })
+            }
+            false => {
+                json!({ "state": "approved", "approved": known.approved, "found": null, "since": now.wall.0 })
+            }
         };
         let row = FingerprintRow {
             thing: thing.name.as_str().to_owned(),

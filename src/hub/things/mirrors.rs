@@ -34,7 +34,12 @@ impl Things {
             let base = match base {
                 Some(Ok(base)) => base,
                 Some(Err(why)) => {
-                    tracing::error!(thing = row.thing, shadow = row.name, why, "what was agreed with the cloud cannot be read");
+                    tracing::error!(
+                        thing = row.thing,
+                        shadow = row.name,
+                        why,
+                        "what was agreed with the cloud cannot be read"
+                    );
                     continue;
                 }
                 None => continue,
@@ -157,7 +162,10 @@ impl Things {
     fn wake_for_mirrors(&mut self, at: usize) {
         let thing = &mut self.things[at];
         let absent = Shadow::absent();
-        let wake = thing.mirrors.iter().filter_map(|(name, m)| m.mirror.wake_at(thing.shadows.get(name).unwrap_or(&absent)));
+        let wake = thing
+            .mirrors
+            .iter()
+            .filter_map(|(name, m)| m.mirror.wake_at(thing.shadows.get(name).unwrap_or(&absent)));
         if let Some(ms) = wake.min() {
             thing.wake_at(Duration::from_millis(ms));
         }

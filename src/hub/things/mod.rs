@@ -18,7 +18,6 @@ mod reported;
 mod requests;
 mod states;
 
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -112,7 +111,14 @@ pub struct NewThing {
 
 impl Things {
     /// `kept` is what the store holds.
-    pub fn new(config: config::Shadow, origin: &str, run: u32, things: Vec<NewThing>, kept: Kept, now: Now) -> Things {
+    pub fn new(
+        config: config::Shadow,
+        origin: &str,
+        run: u32,
+        things: Vec<NewThing>,
+        kept: Kept,
+        now: Now,
+    ) -> Things {
         let devices = things.iter().filter(|t| t.device.is_some()).count();
         let mut all = Things {
             carrying: ShadowName::parse(&config.name).unwrap_or_else(|_| ShadowName::classic()),
@@ -156,6 +162,12 @@ impl Things {
         }
         all.restore(kept, now);
         all
+    }
+
+    /// For a hub whose devices are no things.
+    pub fn none() -> Things {
+        let start = Now { mono: Duration::ZERO, wall: Timestamp(0) };
+        Things::new(config::Shadow::default(), "", 0, Vec::new(), Kept::default(), start)
     }
 
     fn restore(&mut self, kept: Kept, now: Now) {
@@ -261,7 +273,11 @@ impl Things {
             if let Some(mirrored) = thing.mirrors.get_mut(&shadow).filter(|m| m.dirty) {
                 mirrored.dirty = false;
                 let base = Some(mirrored.mirror.base().to_json());
-                self.out.kept.mirrors.push(MirrorRow { thing: name.clone(), name: shadow.as_str().into(), base });
+                self.out.kept.mirrors.push(MirrorRow {
+                    thing: name.clone(),
+                    name: shadow.as_str().into(),
+                    base,
+                });
             }
             let row = |s: &Shadow, forget| ShadowRow {
                 thing: name.clone(),
@@ -298,8 +314,12 @@ impl Things {
         let now_s = now.wall.0 / 1000;
         for thing in &mut self.things {
             let old = |s: &Shadow| s.is_deleted() && now_s.saturating_sub(s.updated()) > TOMBSTONE_S;
-            let gone: Vec<ShadowName> =
-                thing.shadows.iter().filter(|(n, s)| old(s) && !thing.mirrors.contains_key(*n)).map(|(n, _)| n.clone()).collect();
+            let gone: Vec<ShadowName> = thing
+                .shadows
+                .iter()
+                .filter(|(n, s)| old(s) && !thing.mirrors.contains_key(*n))
+                .map(|(n, _)| n.clone())
+                .collect();
             for name in gone {
                 thing.shadows.remove(&name);
                 thing.dirty.insert(name);

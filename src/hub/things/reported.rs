@@ -11,15 +11,15 @@ use serde_json::{Value as Json, json};
 
 use super::super::member::Now;
 use super::Things;
+use crate::modbus::write::holds;
 use crate::model::device::{Point, Source};
 use crate::model::ids::PointIndex;
 use crate::model::reading::{Measured, Reading};
 use crate::model::time::Timestamp;
 use crate::model::value::{Quality, Value};
-use crate::modbus::write::holds;
+use crate::shadow::Section;
 use crate::shadow::request::{Request, Update};
 use crate::shadow::tree::{self, Tree};
-use crate::shadow::Section;
 
 pub(super) struct Reported {
     /// The newest value of each point that may be written.
@@ -118,7 +118,8 @@ impl Things {
         let whole = thing.reported.flushed_at.map_or(now.mono, |then| then + interval);
         let due = |point: &PointIndex| {
             let pause = device.points.get(point.at()).and_then(|p| p.shadow.as_ref()).map(|m| m.interval);
-            let own = thing.reported.told_at[point.at()].map_or(now.mono, |then| then + pause.unwrap_or_default());
+            let own =
+                thing.reported.told_at[point.at()].map_or(now.mono, |then| then + pause.unwrap_or_default());
             own.max(whole)
         };
         let times: Vec<(PointIndex, Duration)> = thing.reported.staged.keys().map(|p| (*p, due(p))).collect();

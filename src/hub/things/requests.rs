@@ -142,7 +142,10 @@ impl Things {
         let crowded = is_new && thing.shadows.len() >= self.config.per_thing;
         let answer = match request {
             Request::Update(_) if crowded => {
-                let why = format!("the thing has {} shadows, as many as shadow.per_thing allows", self.config.per_thing);
+                let why = format!(
+                    "the thing has {} shadows, as many as shadow.per_thing allows",
+                    self.config.per_thing
+                );
                 let rejected = Rejected::new(429, why).with_token(request.token());
                 let message = shadow::refuse(Operation::Update, &rejected, now_s);
                 shadow::Answer { next: None, messages: vec![message], rejected: Some(rejected) }

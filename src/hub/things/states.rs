@@ -76,7 +76,9 @@ impl Things {
             return;
         }
         let shadow = self.telling.clone();
-        if let Err(rejected) = self.change(at, &shadow, &Request::Update(Update::reported(news)), "gateway", now) {
+        if let Err(rejected) =
+            self.change(at, &shadow, &Request::Update(Update::reported(news)), "gateway", now)
+        {
             tracing::warn!(thing = %self.things[at].name, why = %rejected, "the states do not fit into their shadow");
         }
     }
