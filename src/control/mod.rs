@@ -38,8 +38,8 @@ use crate::model::time::Clock;
 /// Asks that are served at one time; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 8;
 
-/// Bytes of an ask.
-const LINE_MAX: u64 = 4096;
+/// Bytes of an ask: the largest shadow document, and something around it.
+const LINE_MAX: u64 = 40 << 10;
 
 /// For the ask to arrive, and for the answer to be taken.
 const TALK_DEADLINE: Duration = Duration::from_secs(5);

@@ -18,6 +18,9 @@ mod reported;
 mod requests;
 mod states;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -221,6 +224,7 @@ impl Things {
     fn silent(&mut self, at: usize, cause: Option<String>, since: Timestamp) {
         let thing = &mut self.things[at];
         thing.states.device(cause.as_deref(), since);
+        thing.reported.forget();
         thing.silent = cause;
     }
 

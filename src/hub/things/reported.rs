@@ -56,6 +56,11 @@ impl Reported {
         self.latest.get(point.at())?.as_ref()
     }
 
+    /// The device was away: what it holds now has to be read.
+    pub fn forget(&mut self) {
+        self.latest.iter_mut().for_each(|value| *value = None);
+    }
+
     /// What was staged is of a device that may be another one.
     pub fn discard(&mut self) {
         self.staged.clear();
@@ -177,9 +182,9 @@ fn spelled(point: &Point, value: &Value, wanted: Option<&Json>) -> Json {
 
 fn shown(quality: &Quality, at: Timestamp) -> Json {
     match quality {
-        Quality::Good => json!({ "quality": "good", "t": at.0 }),
+        // The cause that is over must not stay beside it.
+        Quality::Good => json!({ "quality": "good", "cause": null, "t": at.0 }),
         Quality::Uncertain(cause) => json!({ "quality": "uncertain", "cause": cause.to_string(), "t": at.0 }),
-        // A cause that is over must not stay beside it.
         Quality::Bad(cause) => json!({ "quality": "bad", "cause": cause.to_string(), "t": at.0 }),
     }
 }

@@ -177,13 +177,23 @@ impl Things {
         if self.config.dialect != Dialect::Plain {
             return;
         }
+        let by_message = by.starts_with("uplink");
         for message in messages {
+            // Who asked on this machine has the answer, and nobody else waits for it; that
+            // something changed is told to everybody.
+            let told = matches!(
+                message.kind,
+                Kind::Delta | Kind::Documents | Kind::UpdateAccepted | Kind::DeleteAccepted
+            );
+            if !by_message && !told {
+                continue;
+            }
             let thing = self.things[at].name.as_str();
             let topic = self.topics.of_shadow(thing, name.as_str(), message.kind.suffix());
             let class = match message.kind {
                 // Nobody waits for the answers to what the gateway says of itself.
                 Kind::Delta | Kind::Documents => LetterClass::News,
-                _ if by.starts_with("uplink") => LetterClass::Answer,
+                _ if by_message => LetterClass::Answer,
                 _ => LetterClass::News,
             };
             self.letter(at, class, topic, message.payload, now);
