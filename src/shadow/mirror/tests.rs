@@ -427,4 +427,3 @@ proptest! {
         prop_assert!(local.iter().all(|value| !world.been.contains(&(Side::Cloud, *value))));
     }
 }
-
