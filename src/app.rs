@@ -142,6 +142,8 @@ impl<L: Link> App<L> {
                 metrics: Arc::clone(&self.metrics),
                 clock: self.world.clock.clone(),
                 buses,
+                hub: None,
+                keeper: None,
                 started: Instant::now(),
             };
             match Control::bind(path, room) {
