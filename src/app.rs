@@ -157,7 +157,8 @@ impl<L: Link> App<L> {
                 metrics: Arc::clone(&self.metrics),
                 clock: self.world.clock.clone(),
                 buses,
-                hub,
+                hub: Some(hub),
+                keeper: None,
                 started: Instant::now(),
             };
             match Control::bind(path, room) {
