@@ -144,7 +144,7 @@ impl Far {
 }
 
 /// The next request: its head, for the answer's, the unit and the PDU.
-async fn request(line: &mut DuplexStream, rtu: bool) -> Option<(Vec<u8>, u8, Vec<u8>)> {
+pub async fn request(line: &mut DuplexStream, rtu: bool) -> Option<(Vec<u8>, u8, Vec<u8>)> {
     if !rtu {
         let mut head = vec![0; 7];
         line.read_exact(&mut head).await.ok()?;
