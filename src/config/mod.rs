@@ -151,6 +151,25 @@ pub struct Shadow {
     pub mirror: Vec<MirrorRule>,
 }
 
+impl Default for Shadow {
+    /// What a configuration without `[shadow]` means.
+    fn default() -> Shadow {
+        Shadow {
+            dialect: Dialect::None,
+            prefix: "$aws".into(),
+            reported: false,
+            quality: false,
+            interval: Duration::from_secs(5),
+            name: String::new(),
+            depth: 6,
+            size: 8 << 10,
+            per_thing: 25,
+            command_topic: "cmd/{thing}/{name}".into(),
+            mirror: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Shadows are seen on this machine only.
@@ -212,6 +231,23 @@ pub struct Identity {
     pub ca_key: Option<String>,
     /// Enroller `claim`.
     pub claim: Option<Claim>,
+}
+
+impl Default for Identity {
+    /// Nobody gets one.
+    fn default() -> Identity {
+        Identity {
+            enroller: EnrollerKind::None,
+            directory: PathBuf::from("/var/lib/fieldgate/identity"),
+            key_type: KeyType::EcP256,
+            lifetime: Duration::from_secs(365 * 86_400),
+            renew_at: 0.66,
+            certificate: None,
+            key: None,
+            ca_key: None,
+            claim: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{
-    Config, Dialect, Durability, EnrollerKind, Gateway, Identity, KeyType, Log, LogFormat, MqttVersion,
-    Security, Shadow, Store, Uplink,
+    Config, Durability, Gateway, Identity, Log, LogFormat, MqttVersion, Security, Shadow, Store, Uplink,
 };
 use crate::model::device::{
     Bus, BusTiming, Device, Host, LineDevice, ModbusDevice, Point, Protocol, RequestLimits, Source,
@@ -28,42 +27,12 @@ pub fn config() -> Config {
             bytes_max: 512 << 20,
             age_max: None,
         },
-        shadow: shadow(),
-        identity: identity(),
+        shadow: Shadow::default(),
+        identity: Identity::default(),
         log: Log { level: "info".into(), format: LogFormat::Text },
         buses: vec![bus("line-1", 0), bus("line-2", 1)],
         devices: vec![meter(), scale()],
         warnings: Vec::new(),
-    }
-}
-
-fn identity() -> Identity {
-    Identity {
-        enroller: EnrollerKind::None,
-        directory: PathBuf::from("unused"),
-        key_type: KeyType::EcP256,
-        lifetime: 365 * 86_400 * SECOND,
-        renew_at: 0.66,
-        certificate: None,
-        key: None,
-        ca_key: None,
-        claim: None,
-    }
-}
-
-fn shadow() -> Shadow {
-    Shadow {
-        dialect: Dialect::None,
-        prefix: "$aws".into(),
-        reported: false,
-        quality: false,
-        interval: 5 * SECOND,
-        name: String::new(),
-        depth: 6,
-        size: 8192,
-        per_thing: 25,
-        command_topic: "cmd/{thing}/{name}".into(),
-        mirror: Vec::new(),
     }
 }
 
@@ -120,10 +89,13 @@ fn meter() -> Device {
         }),
         interval: SECOND,
         report: Report::default(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     };
-    Device {
-        name: "meter-1".into(),
-        protocol: Protocol::Modbus(ModbusDevice {
+    Device::new(
+        "meter-1".into(),
+        Protocol::Modbus(ModbusDevice {
             unit_id: 1,
             limits: RequestLimits::default(),
             response_timeout: SECOND,
@@ -138,8 +110,8 @@ fn meter() -> Device {
             hole_retry: 3600 * SECOND,
             write_function: WriteFunction::Auto,
         }),
-        points: [voltage].into(),
-    }
+        [voltage].into(),
+    )
 }
 
 fn scale() -> Device {
@@ -154,15 +126,18 @@ fn scale() -> Device {
         }),
         interval: Duration::ZERO,
         report: Report::default(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     };
-    Device {
-        name: "scale-1".into(),
-        protocol: Protocol::Line(LineDevice {
+    Device::new(
+        "scale-1".into(),
+        Protocol::Line(LineDevice {
             framing: Framing { delimiter: b"\r\n".to_vec(), line_max: 1024 },
             format: LineFormat::Json,
             matching: None,
             silent_after: 30 * SECOND,
         }),
-        points: [weight].into(),
-    }
+        [weight].into(),
+    )
 }

@@ -14,6 +14,8 @@ pub mod reading;
 pub mod register;
 pub mod report;
 pub mod row;
+pub mod thing;
 pub mod time;
 pub mod transform;
 pub mod value;
+pub mod write;

@@ -6,3 +6,4 @@ mod polls;
 mod ports;
 mod rig;
 mod trouble;
+mod writes;
