@@ -10,6 +10,7 @@
 pub mod check;
 pub mod decode;
 pub mod demo;
+pub mod identity;
 pub mod outbox;
 pub mod plan;
 pub mod read;
@@ -81,6 +82,8 @@ enum Verb {
     Outbox,
     /// Show how the running agent does
     Status(status::Args),
+    /// Keys and certificates of the things, and the gateway's own CA
+    Identity(identity::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
     Demo(demo::Args),
 }
@@ -131,6 +134,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Read(args) => read::run(&args, &load(config)?, json),
         Verb::Outbox => outbox::run(&load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
+        Verb::Identity(args) => identity::run(args, &load(config)?, json),
         Verb::Demo(args) => demo::run(&args, json),
     }
 }
