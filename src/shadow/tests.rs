@@ -127,6 +127,15 @@ proptest! {
         prop_assert_eq!(back.unwrap(), shadow);
     }
 
+    /// A float that changed by a hair on its way through text would make a difference between
+    /// two sides that have none.
+    #[test]
+    fn a_float_survives_text(number in any::<f64>().prop_filter("JSON has no other", |f| f.is_finite())) {
+        let kept = shadow(&[Update::reported(tree(json!({"f": number})))]);
+        let back = Shadow::restore(&kept.state_json(), &kept.metadata_json(), 1, false, NOW_S).unwrap();
+        prop_assert_eq!(back.get_path(Section::Reported, "f"), Some(&json!(number)));
+    }
+
     #[test]
     fn an_update_says_what_it_was_parsed_from(update in updates()) {
         let request = Request::Update(update[0].clone().with_version(7).with_token("t"));
