@@ -213,6 +213,7 @@ mod sample {
         check("[[device]]", raw::Device::keys().collect());
         check("forbidden", raw::Forbidden::keys().collect());
         check("[[device.point]]", raw::Point::keys().collect());
+        check("[[device.command]]", raw::Command::keys().collect());
         assert!(missing.is_empty(), "not in config/fieldgate.toml: {missing:#?}");
     }
 }

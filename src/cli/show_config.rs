@@ -55,6 +55,9 @@ pub fn merged(layered: &Layered) -> Value {
     let devices = layered.devices.iter().map(|device| {
         let mut table = json!(device.raw);
         table["point"] = device.points.iter().map(|p| json!(p.raw)).collect();
+        if !device.commands.is_empty() {
+            table["command"] = device.commands.iter().map(|c| json!(c.raw)).collect();
+        }
         table
     });
     json!({

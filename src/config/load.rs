@@ -60,6 +60,7 @@ pub struct DeviceEntry {
     pub place: Place,
     pub raw: raw::Device,
     pub points: Vec<Placed<raw::Point>>,
+    pub commands: Vec<Placed<raw::Command>>,
 }
 
 /// All files and the environment in one.
@@ -260,12 +261,27 @@ pub fn tables(
 /// A `[[device]]` or the `[device]` of a model, with the points that stand in it.
 fn device(mut table: toml::Table, place: Place, report: &mut Report) -> DeviceEntry {
     let points = points(&mut table, &place, report);
-    DeviceEntry { raw: section(&table, &place, report), place, points }
+    let commands = commands(&mut table, &place, report);
+    DeviceEntry { raw: section(&table, &place, report), place, points, commands }
 }
 
 /// The `[[point]]` tables of a device or a model.
 pub fn points(table: &mut toml::Table, place: &Place, report: &mut Report) -> Vec<Placed<raw::Point>> {
-    tables(table, "point", place, report)
+    placed(table, "point", place, report)
+}
+
+/// The `[[command]]` tables of a device or a model.
+pub fn commands(table: &mut toml::Table, place: &Place, report: &mut Report) -> Vec<Placed<raw::Command>> {
+    placed(table, "command", place, report)
+}
+
+fn placed<T: Table>(
+    table: &mut toml::Table,
+    key: &str,
+    place: &Place,
+    report: &mut Report,
+) -> Vec<Placed<T>> {
+    tables(table, key, place, report)
         .into_iter()
         .map(|(place, table)| Placed { raw: section(&table, &place, report), place })
         .collect()

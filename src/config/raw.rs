@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::text::{NumberOrText, Size, Span};
+use super::text::{NumberOrText, Scalar, Size, Span};
 
 /// What every table of the configuration can do.
 pub trait Table: DeserializeOwned + Default {
@@ -154,7 +154,7 @@ table!(
 );
 
 table!(
-    /// `[[device]]`; its points and forbidden ranges stand beside it (see `load`).
+    /// `[[device]]`; its points, commands and forbidden ranges stand beside it (see `load`).
     Device {
         name: String,
         bus: String,
@@ -181,6 +181,10 @@ table!(
         backoff_max: Span,
         hole_retry: Span,
         write_function: WriteFunction,
+        verify_within: Span,
+        thing: String,
+        fingerprint: Fingerprint,
+        uplink: DeviceUplink,
         format: LineFormat,
         pattern: String,
         delimiter: String,
@@ -232,7 +236,24 @@ table!(
         deadband: NumberOrText,
         silence_min: Span,
         silence_max: Span,
+        access: Access,
+        write_min: f64,
+        write_max: f64,
+        write_step: f64,
+        write_interval: Span,
+        write_expiry: String,
+        write_retry_min: Span,
+        write_retry_max: Span,
+        verify_within: Span,
+        fingerprint: bool,
+        shadow: String,
+        shadow_interval: Span,
     }
+);
+
+table!(
+    /// `[[device.command]]`
+    Command { name: String, disabled: bool, point: String, value: Scalar, expiry: Span }
 );
 
 table!(
@@ -273,4 +294,7 @@ words!(DeviceProtocol { Modbus = "modbus", Line = "line" });
 words!(WriteFunction { Auto = "auto", Single = "single", Multiple = "multiple" });
 words!(LineFormat { Json = "json", Csv = "csv", KeyValue = "key-value", Regex = "regex" });
 words!(PointTable { Coil = "coil", Discrete = "discrete", Holding = "holding", Input = "input" });
+words!(Access { Read = "read", ReadWrite = "read-write", Write = "write" });
+words!(Fingerprint { None = "none", ServerId = "server-id", DeviceId = "device-id" });
+words!(DeviceUplink { Own = "own", Gateway = "gateway" });
 words!(ReportWhen { Always = "always", Change = "change", Deadband = "deadband" });

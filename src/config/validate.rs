@@ -14,9 +14,11 @@ pub mod names;
 pub mod point;
 pub mod register;
 pub mod shadow;
+pub mod thing;
 pub mod transform;
 pub mod uplink;
 pub mod values;
+pub mod write;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -148,6 +150,7 @@ fn plant(layered: &Layered, report: &mut Report) -> (Vec<Bus>, Vec<Device>) {
         }
         devices.push(device);
     }
+    thing::unique(&devices, &layered.devices, report);
     for placed in &layered.buses {
         let idle = |b: &&Bus| Some(b.name.as_str()) == placed.raw.name.as_deref() && b.devices.is_empty();
         if buses.iter().any(|b| idle(&b)) {

@@ -104,10 +104,13 @@ fn meter() -> Device {
         }),
         interval: SECOND,
         report: Report::default(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     };
-    Device {
-        name: "meter-1".into(),
-        protocol: Protocol::Modbus(ModbusDevice {
+    Device::new(
+        "meter-1".into(),
+        Protocol::Modbus(ModbusDevice {
             unit_id: 1,
             limits: RequestLimits::default(),
             response_timeout: SECOND,
@@ -122,8 +125,8 @@ fn meter() -> Device {
             hole_retry: 3600 * SECOND,
             write_function: WriteFunction::Auto,
         }),
-        points: [voltage].into(),
-    }
+        [voltage].into(),
+    )
 }
 
 fn scale() -> Device {
@@ -138,15 +141,18 @@ fn scale() -> Device {
         }),
         interval: Duration::ZERO,
         report: Report::default(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     };
-    Device {
-        name: "scale-1".into(),
-        protocol: Protocol::Line(LineDevice {
+    Device::new(
+        "scale-1".into(),
+        Protocol::Line(LineDevice {
             framing: Framing { delimiter: b"\r\n".to_vec(), line_max: 1024 },
             format: LineFormat::Json,
             matching: None,
             silent_after: 30 * SECOND,
         }),
-        points: [weight].into(),
-    }
+        [weight].into(),
+    )
 }

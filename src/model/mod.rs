@@ -18,3 +18,4 @@ pub mod thing;
 pub mod time;
 pub mod transform;
 pub mod value;
+pub mod write;
