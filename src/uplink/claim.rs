@@ -1,8 +1,8 @@
 //! Provisioning over a connection that is up: the claim asks, and a new identity comes back.
 //!
-//! Constraints: an answer is an ordinary message, lost if nobody has subscribed to it, so each
-//! step subscribes, waits for the acknowledgement, and only then publishes. A service that is
-//! away says nothing at all, so each step has its deadline. A broker that dislikes a topic
+//! Constraints: an answer is an ordinary message, lost if nobody has subscribed to it, so
+//! nothing is published before every subscription is answered. A service that is away says
+//! nothing at all, so each step has its deadline. A broker that dislikes a topic
 //! hangs up without a word: that looks like a lost line, so the message says both.
 //! Once there is a certificate its registration is tried again, because each new attempt
 //! would leave one more certificate behind in the cloud.
@@ -22,8 +22,12 @@ use crate::wire::provisioning::{Next, ProvisionError, Provisioned, Provisioning,
 
 /// What provisioning needs of a connection. Scripted in tests.
 pub trait Talk: Send {
-    /// Resolves when the broker has acknowledged all of them.
-    fn subscribe(&mut self, filters: &[String]) -> impl Future<Output = Result<(), LinkError>> + Send;
+    /// Once, before anything else. Resolves when the broker has answered all of them, with
+    /// those that it refused and why.
+    fn subscribe(
+        &mut self,
+        filters: &[String],
+    ) -> impl Future<Output = Result<Vec<(String, String)>, LinkError>> + Send;
     /// QoS 1.
     fn publish(&mut self, topic: &str, payload: &[u8]) -> impl Future<Output = Result<(), LinkError>> + Send;
     /// Topic and payload of the next message. Cancel-safe.
@@ -44,9 +48,22 @@ pub async fn provision(
     let mut pauses = Backoff::new(REPEAT_MIN, REPEAT_MAX, seed);
     let mut repeats = 0;
     let (mut machine, mut step) = Provisioning::begin(request)?;
+    let refused = match timeout(SUBSCRIBE_PATIENCE, link.subscribe(&machine.answers())).await {
+        Ok(answered) => answered.map_err(|e| lost(&machine, &e))?,
+        Err(_) => {
+            return Err(silent(&machine, "the broker acknowledges no subscription", SUBSCRIBE_PATIENCE));
+        }
+    };
     loop {
         tracing::debug!(topic = step.topic, "provisioning asks for {}", machine.doing());
-        match ask(link, &mut machine, &step, start).await {
+        let deaf = refused.iter().find(|(filter, _)| filter.starts_with(&format!("{}/", step.topic)));
+        let next = match deaf {
+            Some((filter, why)) => machine
+                .forbidden(&format!("the broker refused the subscription to {filter}: {why}"))
+                .map_err(Trouble::Refused),
+            None => ask(link, &mut machine, &step, start).await,
+        };
+        match next {
             Ok(Next::Done(done)) => return Ok(*done),
             Ok(Next::Step(next)) => step = next,
             Ok(Next::Wait) => {}
@@ -78,15 +95,7 @@ async fn ask(
     step: &Step,
     start: Instant,
 ) -> Result<Next, Trouble> {
-    let doing = machine.doing();
-    let silent = |who: &str, patience: Duration| {
-        let why = format!("{who} within {patience:?} when asked for {doing}");
-        Trouble::Refused(ProvisionError::Retryable { why })
-    };
-    timeout(SUBSCRIBE_PATIENCE, link.subscribe(&step.subscribe))
-        .await
-        .map_err(|_| silent("the broker acknowledges no subscription", SUBSCRIBE_PATIENCE))?
-        .map_err(Trouble::Line)?;
+    let silence = silent(machine, "the provisioning service does not answer", ANSWER_PATIENCE);
     let answered = async {
         link.publish(&step.topic, &step.payload).await.map_err(Trouble::Line)?;
         loop {
@@ -99,9 +108,11 @@ async fn ask(
             }
         }
     };
-    timeout(ANSWER_PATIENCE, answered)
-        .await
-        .map_err(|_| silent("the provisioning service does not answer", ANSWER_PATIENCE))?
+    timeout(ANSWER_PATIENCE, answered).await.unwrap_or(Err(Trouble::Refused(silence)))
+}
+
+fn silent(machine: &Provisioning, who: &str, patience: Duration) -> ProvisionError {
+    ProvisionError::Retryable { why: format!("{who} within {patience:?} when asked for {}", machine.doing()) }
 }
 
 /// The connection ended in the middle of a step.

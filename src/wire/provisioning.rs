@@ -6,13 +6,13 @@
 //!
 //! Constraints: the private key stays on the gateway, so the certificate is asked for with a
 //! signing request; a key made by the cloud is the second choice, and only when it is
-//! allowed. Whoever asks must have subscribed to both answers first. The certificate counts
-//! only once it is registered; the token that proves its ownership lives one hour. QoS 1 may
+//! allowed. Whoever asks must have subscribed to both answers first; a connection subscribes
+//! once, so to the answers of every step that may come. The certificate counts only once it is registered; the token that proves its ownership lives one hour. QoS 1 may
 //! bring an answer twice, so an answer to a step that is over is nothing.
 //!
-//! The way: `begin` → [`Step`]: subscribe, then publish → `answer` → the next [`Step`] (the
-//! registration, or the fallback) → `answer` → [`Provisioned`]. Then store it, disconnect,
-//! and connect as the new identity.
+//! The way: `begin` → subscribe to `answers` → publish the [`Step`] → `answer` → the next
+//! [`Step`] (the registration, or the fallback) → `answer` → [`Provisioned`]. Then store it,
+//! disconnect, and connect as the new identity.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +32,9 @@ pub const TOKEN_LIVES: Duration = Duration::from_secs(3600);
 /// The longest name of a template, in characters.
 pub const TEMPLATE_MAX: usize = 36;
 
+const FROM_CSR: &str = "$aws/certificates/create-from-csr/json";
+const CREATE: &str = "$aws/certificates/create/json";
+
 /// Characters of a foreign error text that are worth showing.
 const WORDS_MAX: usize = 300;
 
@@ -47,11 +50,9 @@ pub struct Request {
     pub allow_cloud_keys: bool,
 }
 
-/// Subscribe first; publish when the subscription is acknowledged.
+/// A publish whose answer leads on.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Accepted and rejected.
-    pub subscribe: [String; 2],
     pub topic: String,
     pub payload: Zeroizing<Vec<u8>>,
 }
@@ -147,11 +148,21 @@ impl Provisioning {
             }),
             Stage::Over => return None,
         };
-        Some(Step {
-            subscribe: [format!("{topic}/accepted"), format!("{topic}/rejected")],
-            payload: Zeroizing::new(payload.to_string().into_bytes()),
-            topic,
-        })
+        Some(Step { topic, payload: Zeroizing::new(payload.to_string().into_bytes()) })
+    }
+
+    /// What to subscribe to before the first step: 4 or 6 filters.
+    pub fn answers(&self) -> Vec<String> {
+        let from_csr = self.request.csr_pem.as_ref().map(|_| FROM_CSR.to_owned());
+        let create = self.request.allow_cloud_keys.then(|| CREATE.to_owned());
+        let topics = [from_csr, create, Some(self.register_topic())].into_iter().flatten();
+        topics.flat_map(|topic| [format!("{topic}/accepted"), format!("{topic}/rejected")]).collect()
+    }
+
+    /// The broker does not let the claim do this step.
+    pub fn forbidden(&mut self, why: &str) -> Result<Next, ProvisionError> {
+        let why = format!("{} cannot be asked for: {}", self.doing(), shown(why));
+        self.fall_back(fatal(why))
     }
 
     /// Whether the certificate is there and only its registration is missing: then the step
@@ -173,13 +184,15 @@ impl Provisioning {
 
     fn topic(&self) -> Option<String> {
         Some(match &self.stage {
-            Stage::FromCsr => "$aws/certificates/create-from-csr/json".into(),
-            Stage::CloudKeys => "$aws/certificates/create/json".into(),
-            Stage::Registration { .. } => {
-                format!("$aws/provisioning-templates/{}/provision/json", self.request.template)
-            }
+            Stage::FromCsr => FROM_CSR.to_owned(),
+            Stage::CloudKeys => CREATE.to_owned(),
+            Stage::Registration { .. } => self.register_topic(),
             Stage::Over => return None,
         })
+    }
+
+    fn register_topic(&self) -> String {
+        format!("$aws/provisioning-templates/{}/provision/json", self.request.template)
     }
 
     fn accepted(&mut self, payload: &[u8], now: Duration) -> Result<Next, ProvisionError> {
@@ -200,17 +213,22 @@ impl Provisioning {
 
     fn rejected(&mut self, payload: &[u8], now: Duration) -> Result<Next, ProvisionError> {
         let error = refusal(self.doing(), payload);
-        let is_final = matches!(error, ProvisionError::Fatal { .. });
         match &self.stage {
-            Stage::FromCsr if is_final && self.request.allow_cloud_keys => {
-                self.stage = Stage::CloudKeys;
-                return Ok(self.step().map_or(Next::Wait, Next::Step));
-            }
+            _ if matches!(error, ProvisionError::Fatal { .. }) => self.fall_back(error),
             // The certificate is still good: the caller may repeat the step.
-            Stage::Registration { at, .. } if !is_final && now.saturating_sub(*at) < TOKEN_LIVES => {}
-            _ => self.stage = Stage::Over,
+            Stage::Registration { at, .. } if now.saturating_sub(*at) < TOKEN_LIVES => Err(error),
+            _ => {
+                self.stage = Stage::Over;
+                Err(error)
+            }
         }
-        Err(error)
+    }
+
+    /// To the second choice if there is one, else to the end.
+    fn fall_back(&mut self, error: ProvisionError) -> Result<Next, ProvisionError> {
+        let may = matches!(self.stage, Stage::FromCsr) && self.request.allow_cloud_keys;
+        self.stage = if may { Stage::CloudKeys } else { Stage::Over };
+        self.step().map(Next::Step).ok_or(error)
     }
 
     /// For messages.

@@ -20,7 +20,8 @@ enum Far {
 #[derive(Default)]
 struct Script {
     far: VecDeque<Far>,
-    refuse_subscriptions: Option<LinkError>,
+    refuse_subscription: Option<&'static str>,
+    refuse_login: Option<LinkError>,
     deaf: bool,
     trace: Vec<String>,
     subscribed: Vec<String>,
@@ -50,12 +51,16 @@ impl Script {
 }
 
 impl Talk for Script {
-    async fn subscribe(&mut self, filters: &[String]) -> Result<(), LinkError> {
+    async fn subscribe(&mut self, filters: &[String]) -> Result<Vec<(String, String)>, LinkError> {
         if self.deaf {
             std::future::pending::<()>().await;
         }
-        self.subscribed.extend_from_slice(filters);
-        self.refuse_subscriptions.clone().map_or(Ok(()), Err)
+        assert!(self.subscribed.is_empty(), "a connection subscribes once");
+        let (refused, granted): (Vec<_>, Vec<_>) =
+            filters.iter().cloned().partition(|f| Some(f.as_str()) == self.refuse_subscription);
+        self.subscribed.extend(granted);
+        let why = |filter| (filter, "NotAuthorized".to_owned());
+        self.refuse_login.clone().map_or(Ok(refused.into_iter().map(why).collect()), Err)
     }
 
     async fn publish(&mut self, topic: &str, _payload: &[u8]) -> Result<(), LinkError> {
@@ -164,7 +169,19 @@ fn a_service_that_is_away_or_hangs_up_is_tried_later() {
     check(script([Far::End(hung)]), request(), &[FROM_CSR], retry("policy"));
     check(script([created(), Far::End(LinkError::Stuck)]), request(), &[FROM_CSR, REGISTER], retry("stand"));
     check(Script { deaf: true, ..script([]) }, request(), &[], retry("acknowledges no subscription"));
-    let refused = Some(LinkError::AuthRefused("not authorized".into()));
-    let refusing = Script { refuse_subscriptions: refused, ..script([]) };
-    check(refusing, request(), &[], Err((false, "not authorized")));
+    let refusing = Script { refuse_login: Some(LinkError::AuthRefused("bad".into())), ..script([]) };
+    check(refusing, request(), &[], Err((false, "bad")));
+}
+
+#[test]
+fn a_refused_subscription_is_told_or_gone_around() {
+    let refusing = |topic, far: Vec<Far>| Script { refuse_subscription: Some(topic), ..script(far) };
+    let csr = "$aws/certificates/create-from-csr/json/rejected";
+    check(refusing(csr, vec![]), request(true, false), &[], Err((false, csr)));
+    let around = refusing(csr, vec![created(), registered()]);
+    check(around, request(true, true), &[CREATE, REGISTER], Ok(()));
+    // The second choice is not needed.
+    let create = "$aws/certificates/create/json/accepted";
+    let spare = refusing(create, vec![created(), registered()]);
+    check(spare, request(true, true), &[FROM_CSR, REGISTER], Ok(()));
 }

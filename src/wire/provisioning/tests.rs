@@ -2,8 +2,6 @@ use super::*;
 
 /// Any DER is a certificate to the reader of PEM.
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-const FROM_CSR: &str = "$aws/certificates/create-from-csr/json";
-const CREATE: &str = "$aws/certificates/create/json";
 const REGISTER: &str = "$aws/provisioning-templates/plant_A-1/provision/json";
 const NOW: Duration = Duration::from_secs(5);
 
@@ -21,7 +19,6 @@ fn begin(csr: bool, allow_cloud_keys: bool) -> (Provisioning, Step) {
 }
 
 fn say(step: &Step) -> (String, Value) {
-    assert_eq!(step.subscribe, [format!("{}/accepted", step.topic), format!("{}/rejected", step.topic)]);
     (step.topic.clone(), serde_json::from_slice(&step.payload).unwrap())
 }
 
@@ -194,6 +191,29 @@ fn a_wrong_answer_ends_the_attempt_and_shows_no_secret() {
     };
     check("{}", "thingName");
     check(r#"{"thingName":"a/b"}"#, "1 to 128 characters");
+}
+
+#[test]
+fn the_answers_of_every_step_are_subscribed_to_at_once() {
+    let check = |csr: bool, allow: bool, topics: &[&str]| {
+        let (m, _) = begin(csr, allow);
+        let both = |t: &&str| [format!("{t}/accepted"), format!("{t}/rejected")];
+        assert_eq!(m.answers(), topics.iter().flat_map(both).collect::<Vec<_>>());
+    };
+    check(true, false, &[FROM_CSR, REGISTER]);
+    check(false, true, &[CREATE, REGISTER]);
+    check(true, true, &[FROM_CSR, CREATE, REGISTER]);
+    assert_eq!(FROM_CSR, "$aws/certificates/create-from-csr/json");
+    assert_eq!(CREATE, "$aws/certificates/create/json");
+}
+
+#[test]
+fn a_forbidden_step_is_a_refused_one() {
+    let (mut m, _) = begin(true, true);
+    assert_eq!(say(&step(m.forbidden("not authorized"))).0, CREATE);
+    let error = m.forbidden("not authorized").unwrap_err();
+    assert_eq!(error.to_string(), "keys and certificate cannot be asked for: not authorized");
+    assert!(matches!(registering().forbidden("no"), Err(ProvisionError::Fatal { .. })));
 }
 
 #[test]
