@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use fieldgate::bus::line::Dial;
-use fieldgate::bus::{BusTask, OBSERVATIONS_MAX, READS_MAX};
+use fieldgate::bus::{BusTask, OBSERVATIONS_MAX, READS_MAX, WRITES_MAX};
 use fieldgate::metrics::Metrics;
 use fieldgate::model::device::{
     Bus, BusTiming, Device, Host, ModbusDevice, Point, Protocol, RequestLimits, Source, TcpEndpoint,
@@ -57,12 +57,14 @@ fn unit() -> SocketAddr {
 async fn polled(bus: &Bus, device: &Device, polls: u64) -> Duration {
     let (observations, mut told) = mpsc::channel(OBSERVATIONS_MAX);
     let (_reads, reads) = mpsc::channel(READS_MAX);
+    let (_writes, writes) = mpsc::channel(WRITES_MAX);
     let task = BusTask {
         bus: bus.clone(),
         devices: vec![(DeviceIndex(0), device.clone())],
         clock: Clock::System,
         observations,
         reads,
+        writes,
         metrics: Arc::new(Metrics::new(1, 1)),
         bus_index: 0,
         seed: 1,

@@ -25,6 +25,7 @@ use fieldgate::bus::{self, BusTask};
 use fieldgate::config::{self, Config, Durability};
 use fieldgate::hub::Hub;
 use fieldgate::hub::apply::{self, State};
+use fieldgate::hub::things::Things;
 use fieldgate::metrics::Metrics;
 use fieldgate::model::ids::{DeviceIndex, PointIndex};
 use fieldgate::model::observation::{Observation, Seen};
@@ -132,6 +133,10 @@ async fn ingest_ours(config: &Config, file: &Path) -> anyhow::Result<(f64, u64)>
     }
     let (observations, observed) = mpsc::channel(bus::OBSERVATIONS_MAX);
     let hub = Hub {
+        things: Things::none(),
+        asks: mpsc::channel(1).1,
+        writes: Vec::new(),
+        started: tokio::time::Instant::now(),
         state: State::new(
             config.gateway.name.clone(),
             store.boot().to_string(),
@@ -342,6 +347,7 @@ async fn poll_bare(port: u16) -> anyhow::Result<f64> {
 async fn poll_ours(config: &Config) -> anyhow::Result<f64> {
     let (observations, mut observed) = mpsc::channel(bus::OBSERVATIONS_MAX);
     let (_reads, reads) = mpsc::channel(bus::READS_MAX);
+    let (_writes, writes) = mpsc::channel(bus::WRITES_MAX);
     let stop = CancellationToken::new();
     let task = BusTask {
         bus: config.buses[0].clone(),
@@ -349,6 +355,7 @@ async fn poll_ours(config: &Config) -> anyhow::Result<f64> {
         clock: Clock::System,
         observations,
         reads,
+        writes,
         metrics: Arc::new(Metrics::new(1, config.devices.len())),
         bus_index: 0,
         seed: 1,

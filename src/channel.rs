@@ -57,6 +57,25 @@ pub struct WriteRequest {
     pub plan: WritePlan,
 }
 
+/// What may wait for the keeper of identities: it is asked by hand.
+pub const IDENTITY_ASKS_MAX: usize = 8;
+
+/// What the status socket wants of the keeper of identities.
+#[derive(Debug)]
+pub struct IdentityAsk {
+    pub what: IdentityWanted,
+    /// What was done, or why nothing was; for people.
+    pub answer: oneshot::Sender<Result<String, String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityWanted {
+    /// A new key and certificate before it is due.
+    Renew { thing: String },
+    /// Somebody changed the files.
+    Reload,
+}
+
 /// What may wait for the hub from all connections and from the status socket together. Who
 /// finds it full waits with its own acknowledgement in hand.
 pub const ASKS_MAX: usize = 64;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fieldgate::config::Durability;
 use fieldgate::hub::apply::{self, State};
+use fieldgate::hub::things::Things;
 use fieldgate::hub::{Error, Hub};
 use fieldgate::metrics::Metrics;
 use fieldgate::model::device::{Device, LineDevice, Point, Protocol, Source};
@@ -246,6 +247,10 @@ fn rig(durability: Durability, bytes_max: u64) -> Rig {
     let device = meter("m1");
     let layout = store.layout(&device.name, &apply::layout(&device)).unwrap();
     let hub = Hub {
+        things: Things::none(),
+        asks: mpsc::channel(1).1,
+        writes: Vec::new(),
+        started: tokio::time::Instant::now(),
         state: State::new(
             "gw".into(),
             store.boot().to_string(),

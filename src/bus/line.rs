@@ -191,6 +191,38 @@ impl Line {
         }
     }
 
+    /// One write, made once. Only "busy" (6) says that it was not taken and may come again;
+    /// whether a write without an answer was taken, reading back tells.
+    pub async fn write(
+        &mut self,
+        device: &ModbusDevice,
+        command: &Command,
+        stop: &CancellationToken,
+    ) -> Result<Answer, Error> {
+        let mut busy_retries = device.busy_retries;
+        loop {
+            match self.once(device, command).await {
+                Err(Error::Exception(6)) if busy_retries > 0 && !stop.is_cancelled() => {
+                    busy_retries -= 1;
+                    tokio::time::sleep(device.busy_pause).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Opens the line, and opens it again if it is already known to be closed by the other
+    /// side, so that a write does not fall into it.
+    pub async fn freshen(&mut self) -> Result<(), Error> {
+        // What this finds shows below.
+        let stray = self.sweep().unwrap_or(false);
+        if stray && matches!(self.transport, Transport::Tcp(_)) {
+            // An answer that nobody waits for.
+            self.link = Link::Closed;
+        }
+        self.open().await
+    }
+
     /// Waits for bytes that nobody asked for. Safe to drop. Never returns while the line is
     /// not open.
     pub async fn listen(&mut self) {
@@ -295,13 +327,15 @@ impl Line {
             return Err(Error::BusGone(io::Error::other("not open")));
         };
         let (request, answer) = command.frame_bytes();
+        // Of an answer whose length is its own, reading is not held.
+        let expected = command.answer_bytes().unwrap_or(0);
         let on_the_line = match &self.transport {
             Transport::Serial(port) => character(port) * (request + answer),
             Transport::Tcp(_) | Transport::RtuOverTcp(_) => Duration::ZERO,
         };
         let patience = Patience { response: device.response_timeout + on_the_line, late: device.late_window };
         let wire = open.wire.clone();
-        wire.mark(answer);
+        wire.mark(expected);
         let deadline = Instant::now() + patience.response;
         let reply = {
             let mut call = std::pin::pin!(open.client.call(device.unit_id, command, patience));
@@ -349,7 +383,7 @@ impl Line {
                 if !reply.settled && rtu {
                     // What was heard has the head and the length of the answer: it was the
                     // answer, damaged. Else that may still come.
-                    let came = wire.heard_exactly(device.unit_id, command.function(), answer);
+                    let came = wire.heard_exactly(device.unit_id, command.function(), expected);
                     let late = if came { Duration::ZERO } else { patience.late };
                     self.drain(deadline + late).await;
                 } else if !reply.settled {

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::identify::Serial;
 use crate::model::device::{Device, LineDevice, Point, Source};
 use crate::model::ids::{DeviceIndex, DeviceName, PointIndex};
 use crate::model::line::FieldPoint;
@@ -27,6 +28,7 @@ pub struct Speaker {
     pub silent: bool,
     /// It spoke at least once.
     pub known: bool,
+    pub serial: Serial,
 }
 
 /// What overheard bytes came to for one device.
@@ -48,6 +50,7 @@ impl Speaker {
             heard_at: Duration::ZERO,
             silent: false,
             known: false,
+            serial: Serial::new(device),
         }
     }
 

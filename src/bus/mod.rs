@@ -13,12 +13,14 @@
 //! with the time of its answer → the hub. Lines of text: `line` overhears → `lines` frames
 //! and parses → the same observation.
 
+pub mod identify;
 pub mod line;
 pub mod lines;
 pub mod plans;
 pub mod poll;
 pub mod schedule;
 pub mod wire;
+pub mod writes;
 
 #[cfg(test)]
 mod tests;
@@ -34,8 +36,9 @@ use self::line::{Dial, Line};
 use self::lines::Speaker;
 use self::poll::Station;
 use self::schedule::{Change, Due, Pace, Schedule};
+use self::writes::Verifying;
 use crate::backoff::Backoff;
-pub use crate::channel::{OBSERVATIONS_MAX, READS_MAX, ReadRequest, What};
+pub use crate::channel::{OBSERVATIONS_MAX, READS_MAX, ReadRequest, WRITES_MAX, What, WriteRequest};
 use crate::metrics::{DeviceMetrics, Metrics};
 use crate::model::device::{Bus, Device, ModbusDevice, Protocol, RequestLimits, WriteFunction};
 use crate::model::ids::DeviceIndex;
@@ -64,6 +67,8 @@ pub struct BusTask {
     pub observations: mpsc::Sender<Observation>,
     /// Of capacity [`READS_MAX`].
     pub reads: mpsc::Receiver<ReadRequest>,
+    /// Of capacity [`WRITES_MAX`].
+    pub writes: mpsc::Receiver<WriteRequest>,
     pub metrics: Arc<Metrics>,
     /// The place of this bus in `metrics.buses`.
     pub bus_index: usize,
@@ -75,15 +80,22 @@ pub struct BusTask {
 impl BusTask {
     /// Until `stop`, which ends the task between two calls.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let (mut work, mut reads) = Work::new(self, stop);
-        let mut reads_open = true;
+        let (mut work, mut reads, mut writes) = Work::new(self, stop);
+        let (mut reads_open, mut writes_open) = (true, true);
         while !work.stop.is_cancelled() {
             while let Ok(request) = reads.try_recv() {
                 work.serve(request).await;
             }
+            // One of them between two polls, so that many cannot hold up the polls.
+            if work.can_write()
+                && let Ok(request) = writes.try_recv()
+            {
+                work.write(request).await?;
+            }
             match work.decide() {
                 Step::Open => work.open().await,
                 Step::Poll(due) => work.poll(due).await?,
+                Step::Verify(at) => work.verify(at).await?,
                 Step::Heard => work.tell_heard().await?,
                 Step::Silent(speaker) => work.tell_speaker_silent(speaker).await?,
                 Step::Wait(until) => {
@@ -95,13 +107,17 @@ impl BusTask {
                             Some(request) => work.serve(request).await,
                             None => reads_open = false,
                         },
+                        request = writes.recv(), if writes_open && work.can_write() => match request {
+                            Some(request) => work.write(request).await?,
+                            None => writes_open = false,
+                        },
                         () = work.line.listen(), if work.listening => {}
                         () = until_moment(until) => {}
                     }
                 }
             }
         }
-        Ok(())
+        work.conclude_all().await
     }
 }
 
@@ -112,18 +128,20 @@ pub async fn read_once(bus: &Bus, devices: &[Device], what: What) -> Result<Meas
     let (observations, _) = mpsc::channel(1);
     let (answer, answered) = tokio::sync::oneshot::channel();
     let (_, reads) = mpsc::channel(1);
+    let (_, writes) = mpsc::channel(1);
     let task = BusTask {
         bus: bus.clone(),
         devices: bus.devices.iter().filter_map(bare).collect(),
         clock: Clock::System,
         observations,
         reads,
+        writes,
         metrics: Arc::new(Metrics::new(1, devices.len())),
         bus_index: 0,
         seed: 0,
         dial: Dial::Transport,
     };
-    let (mut work, _) = Work::new(task, CancellationToken::new());
+    let (mut work, ..) = Work::new(task, CancellationToken::new());
     work.line.open().await.map_err(|e| e.to_string())?;
     work.serve(ReadRequest { what, answer }).await;
     answered.await.unwrap_or_else(|_| Err("the line gave no answer".to_owned()))
@@ -139,6 +157,8 @@ async fn until_moment(moment: Option<Instant>) {
 enum Step {
     Open,
     Poll(Due),
+    /// A write is to be read back.
+    Verify(usize),
     /// Bytes wait for the line-speaking devices.
     Heard,
     /// This line-speaking device was not heard for too long.
@@ -154,6 +174,8 @@ struct Work {
     schedule: Schedule,
     /// The groups of the poll at hand.
     groups: Vec<u16>,
+    /// Writes whose effect does not show yet.
+    verifying: Vec<Verifying>,
     /// There are line-speaking devices.
     listening: bool,
     start: Instant,
@@ -164,8 +186,11 @@ struct Work {
     stop: CancellationToken,
 }
 
+type Reads = mpsc::Receiver<ReadRequest>;
+type Writes = mpsc::Receiver<WriteRequest>;
+
 impl Work {
-    fn new(task: BusTask, stop: CancellationToken) -> (Work, mpsc::Receiver<ReadRequest>) {
+    fn new(task: BusTask, stop: CancellationToken) -> (Work, Reads, Writes) {
         let mut random = fastrand::Rng::with_seed(task.seed);
         let (mut stations, mut speakers, mut paces) = (Vec::new(), Vec::new(), Vec::new());
         for (index, device) in &task.devices {
@@ -194,6 +219,7 @@ impl Work {
             speakers,
             schedule: Schedule::new(paces),
             groups: Vec::new(),
+            verifying: Vec::new(),
             listening,
             start: Instant::now(),
             clock: task.clock,
@@ -202,7 +228,7 @@ impl Work {
             bus_index: task.bus_index,
             stop,
         };
-        (work, task.reads)
+        (work, task.reads, task.writes)
     }
 
     fn now(&self) -> Duration {
@@ -214,6 +240,7 @@ impl Work {
         let now = self.now();
         if self.line.take_reopened() {
             self.schedule.line_is_back(now);
+            self.stations.iter_mut().for_each(|s| s.asking.reopened(now));
             self.speakers.iter_mut().for_each(Speaker::reset);
         }
         if !self.line.heard().is_empty() {
@@ -230,12 +257,17 @@ impl Work {
         if open_at.is_some_and(|at| at <= Instant::now()) {
             return Step::Open;
         }
+        let verify = writes::next(&self.verifying);
+        if let Some((at, _)) = verify.filter(|(_, due)| *due <= now) {
+            return Step::Verify(at);
+        }
         if let Some(due) = self.schedule.take(now, &mut self.groups) {
             return Step::Poll(due);
         }
         let poll_at = self.schedule.next_due().map(|due| self.start + due);
         let silent_at = next_silent.map(|(_, at)| self.start + at);
-        Step::Wait([open_at, poll_at, silent_at].into_iter().flatten().min())
+        let verify_at = verify.map(|(_, due)| self.start + due);
+        Step::Wait([open_at, poll_at, silent_at, verify_at].into_iter().flatten().min())
     }
 
     async fn open(&mut self) {
@@ -288,6 +320,9 @@ impl Work {
                 self.tell_silent(due.device, cause).await?;
             }
         }
+        if answered && !self.stop.is_cancelled() {
+            self.identify(due.device).await?;
+        }
         Ok(())
     }
 
@@ -316,8 +351,11 @@ impl Work {
             if was_silent {
                 tracing::info!(bus = %self.bus.name, device = %speaker.name, "device speaks again");
                 self.send(Observation { device: index, at, seen: Seen::Back }).await?;
+                self.speakers[n].serial.forget();
             }
             for readings in heard.lines {
+                let serial = self.speakers[n].serial.of(&readings);
+                self.tell_fingerprint(index, at, serial).await?;
                 self.send(Observation { device: index, at, seen: Seen::Readings(readings) }).await?;
             }
         }
@@ -342,6 +380,8 @@ impl Work {
     async fn tell(&mut self, device: usize, at: Timestamp, readings: Vec<Reading>) -> Result<(), Error> {
         self.device(device).readings.add(readings.len() as u64);
         let index = self.stations[device].index;
+        let serial = self.stations[device].asking.serial.of(&readings);
+        self.tell_fingerprint(index, at, serial).await?;
         self.send(Observation { device: index, at, seen: Seen::Readings(readings) }).await
     }
 
@@ -352,7 +392,9 @@ impl Work {
     }
 
     async fn tell_back(&mut self, device: usize, at: Timestamp) -> Result<(), Error> {
-        let station = &self.stations[device];
+        let station = &mut self.stations[device];
+        station.silent = None;
+        station.asking.back();
         let (index, unit_id) = (station.index, station.modbus.unit_id);
         tracing::info!(bus = %self.bus.name, device = %station.name, unit_id, "device answers again");
         self.send(Observation { device: index, at, seen: Seen::Back }).await
@@ -361,6 +403,7 @@ impl Work {
     async fn tell_silent(&mut self, device: usize, cause: Cause) -> Result<(), Error> {
         let station = &mut self.stations[device];
         station.good = false;
+        station.silent = Some(cause.clone());
         let station = &self.stations[device];
         let (index, unit_id) = (station.index, station.modbus.unit_id);
         tracing::warn!(bus = %self.bus.name, device = %station.name, unit_id, cause = %cause, "device silent");
@@ -380,7 +423,8 @@ impl Work {
     async fn serve(&mut self, request: ReadRequest) {
         let read = match &request.what {
             What::Unit(unit_id, point) => {
-                poll::read_now(&stranger(*unit_id), point, &mut self.line, &self.stop).await
+                let unit = stranger(*unit_id);
+                poll::read_now(&unit, point, unit.retries, &mut self.line, &self.stop).await
             }
             What::Point(device, point) => {
                 let Some(station) = self.stations.iter().find(|s| s.index == *device) else {

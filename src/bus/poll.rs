@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::identify::Asking;
 use super::line::Line;
 use super::plans::{Planned, Plans, halve, register};
 use crate::modbus::client::{Answer, Command, Error};
@@ -35,6 +36,9 @@ pub struct Station {
     pub points: Arc<[Point]>,
     /// It answered, and did not fall silent since.
     pub good: bool,
+    /// Why it is silent.
+    pub silent: Option<Cause>,
+    pub asking: Asking,
     plans: Plans,
     /// Requests that are refused or garbled now, so that each is logged once.
     failing: Vec<(Table, u16, Cause)>,
@@ -121,6 +125,8 @@ impl Station {
             modbus,
             points: device.points.clone(),
             good: false,
+            silent: None,
+            asking: Asking::new(device),
             plans,
             failing: Vec::new(),
         }
@@ -206,7 +212,7 @@ impl Station {
         line: &mut Line,
         stop: &CancellationToken,
     ) -> Result<Measured, Error> {
-        read_now(&self.modbus, point, line, stop).await
+        read_now(&self.modbus, point, self.modbus.retries, line, stop).await
     }
 
     /// Asks for `part`, and while the unit refuses its address, for the lower half of it.
@@ -304,6 +310,7 @@ impl Station {
 pub async fn read_now(
     modbus: &ModbusDevice,
     point: &RegisterPoint,
+    retries: u8,
     line: &mut Line,
     stop: &CancellationToken,
 ) -> Result<Measured, Error> {
@@ -311,7 +318,7 @@ pub async fn read_now(
     let mut pieces = Vec::new();
     for (address, count) in runs.into_iter().flatten() {
         let command = Command::Read { table: point.table, address, count };
-        let answer = line.transact(modbus, &command, modbus.retries, stop).await?;
+        let answer = line.transact(modbus, &command, retries, stop).await?;
         pieces.push(Piece { table: point.table, address, count, fate: Ok(answer) });
     }
     Ok(measure(point, &pieces, &Cause::Missing))
@@ -376,6 +383,6 @@ fn find<'a>(
         Err(cause) => Some(Err(cause)),
         Ok(Answer::Words(words)) => words.get(at..at + usize::from(count)).map(|w| Ok(Found::Words(w))),
         Ok(Answer::Bits(bits)) => bits.get(at).map(|b| Ok(Found::Bit(*b))),
-        Ok(Answer::Done | Answer::ServerId { .. } | Answer::DeviceId { .. }) => None,
+        Ok(Answer::Done | Answer::ServerId(_) | Answer::DeviceId { .. }) => None,
     }
 }

@@ -25,7 +25,7 @@ pub const DEFAULT_PATH: &str = "/etc/fieldgate/fieldgate.toml";
 const ENVIRONMENT_PREFIX: &str = "FIELDGATE__";
 
 /// The sections whose keys the environment may set.
-const SECTIONS: [&str; 5] = ["gateway", "uplink", "store", "shadow", "log"];
+const SECTIONS: [&str; 6] = ["gateway", "uplink", "store", "shadow", "identity", "log"];
 
 /// The whole configuration, or every mistake in it. Reads `path` (or [`DEFAULT_PATH`]), the
 /// files of `conf.d` beside it, and the environment; opens nothing else but the password file.
@@ -72,6 +72,7 @@ pub struct Layered {
     pub uplink: Placed<raw::Uplink>,
     pub store: Placed<raw::Store>,
     pub shadow: Placed<raw::Shadow>,
+    pub identity: Placed<raw::Identity>,
     pub log: Placed<raw::Log>,
     pub buses: Vec<Placed<raw::Bus>>,
     pub devices: Vec<DeviceEntry>,
@@ -136,6 +137,7 @@ pub fn layers(
         uplink: merged_section(&merged, "uplink", &order, report),
         store: merged_section(&merged, "store", &order, report),
         shadow: merged_section(&merged, "shadow", &order, report),
+        identity: merged_section(&merged, "identity", &order, report),
         log: merged_section(&merged, "log", &order, report),
         directory,
         buses,
@@ -315,6 +317,7 @@ fn checked(name: &str, table: &toml::Table, root: &Place, report: &mut Report) -
         "uplink" => strict::<raw::Uplink>(table, &place, report),
         "store" => strict::<raw::Store>(table, &place, report),
         "shadow" => strict::<raw::Shadow>(table, &place, report),
+        "identity" => strict::<raw::Identity>(table, &place, report),
         _ => strict::<raw::Log>(table, &place, report),
     }
 }
@@ -374,10 +377,11 @@ fn environment_key(path: &str, name: &str, value: &str) -> Result<(), (String, S
         "uplink" => fits::<raw::Uplink>(key, section, name, value),
         "store" => fits::<raw::Store>(key, section, name, value),
         "shadow" => fits::<raw::Shadow>(key, section, name, value),
+        "identity" => fits::<raw::Identity>(key, section, name, value),
         "log" => fits::<raw::Log>(key, section, name, value),
         _ => Err((
             "the environment cannot set this".into(),
-            "it can set single keys of gateway, uplink, store, shadow and log".into(),
+            "it can set single keys of gateway, uplink, store, shadow, identity and log".into(),
         )),
     }
 }

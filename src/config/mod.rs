@@ -23,6 +23,7 @@ pub struct Config {
     pub uplink: Uplink,
     pub store: Store,
     pub shadow: Shadow,
+    pub identity: Identity,
     pub log: Log,
     pub buses: Vec<Bus>,
     /// In the order of the configuration; a `DeviceIndex` is a place in here.
@@ -150,6 +151,25 @@ pub struct Shadow {
     pub mirror: Vec<MirrorRule>,
 }
 
+impl Default for Shadow {
+    /// What a configuration without `[shadow]` means.
+    fn default() -> Shadow {
+        Shadow {
+            dialect: Dialect::None,
+            prefix: "$aws".into(),
+            reported: false,
+            quality: false,
+            interval: Duration::from_secs(5),
+            name: String::new(),
+            depth: 6,
+            size: 8 << 10,
+            per_thing: 25,
+            command_topic: "cmd/{thing}/{name}".into(),
+            mirror: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Shadows are seen on this machine only.
@@ -192,6 +212,57 @@ fn glob(pattern: &str, text: &str) -> bool {
         }
     }
     true
+}
+
+/// Where the identities of the things come from and where they live.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub enroller: EnrollerKind,
+    pub directory: PathBuf,
+    pub key_type: KeyType,
+    /// Of a certificate of the gateway's own CA.
+    pub lifetime: Duration,
+    /// Share of a certificate's lifetime after which it is replaced, 0.1 to 0.9.
+    pub renew_at: f64,
+    /// Enroller `files`: patterns with `{thing}`; both or neither.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// Enroller `local-ca`: the CA's key on a token, `pkcs11:…`; `None`: in a file.
+    pub ca_key: Option<String>,
+    /// Enroller `claim`.
+    pub claim: Option<Claim>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnrollerKind {
+    None,
+    LocalCa,
+    Claim,
+    Files,
+    Csr,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyType {
+    #[default]
+    EcP256,
+    Rsa2048,
+}
+
+/// Fleet provisioning: a claim is shown once, and an identity comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub host: String,
+    pub port: u16,
+    /// PEM files or `credential:NAME`.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub template: String,
+    /// Placeholders `{thing}`, `{serial}`, `{gateway}`, `{bus}`, `{unit_id}`.
+    pub parameters: Vec<(String, String)>,
+    /// Ask with a request first; with `cloud_keys` the cloud may make the key if it must.
+    pub csr: bool,
+    pub cloud_keys: bool,
 }
 
 #[derive(Clone, Debug)]

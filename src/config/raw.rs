@@ -114,6 +114,34 @@ table!(
 );
 
 table!(
+    /// `[identity]`
+    Identity {
+        enroller: Enroller,
+        directory: PathBuf,
+        key_type: KeyType,
+        lifetime: Span,
+        renew_at: f64,
+        certificate: PathBuf,
+        key: PathBuf,
+        ca_key: String,
+        claim: Claim,
+    }
+);
+
+table!(
+    /// `[identity.claim]`
+    Claim {
+        url: String,
+        certificate: PathBuf,
+        key: PathBuf,
+        template: String,
+        parameters: Vec<String>,
+        csr: bool,
+        cloud_keys: bool,
+    }
+);
+
+table!(
     /// `[log]`
     Log { level: String, format: LogFormat }
 );
@@ -287,6 +315,8 @@ words!(Durability { Commit = "commit", Interval = "interval" });
 words!(Dialect { None = "none", Plain = "plain", Aws = "aws" });
 words!(Direction { Both = "both", ToCloud = "to-cloud", ToDevice = "to-device" });
 words!(Side { Cloud = "cloud", Device = "device" });
+words!(Enroller { None = "none", LocalCa = "local-ca", Claim = "claim", Files = "files", Csr = "csr" });
+words!(KeyType { EcP256 = "ec-p256", Rsa2048 = "rsa-2048" });
 words!(LogFormat { Auto = "auto", Text = "text", Journal = "journal" });
 words!(Transport { Serial = "serial", Tcp = "tcp", RtuOverTcp = "rtu-over-tcp" });
 words!(Parity { None = "none", Even = "even", Odd = "odd" });

@@ -10,6 +10,7 @@
 
 pub mod bus;
 pub mod device;
+pub mod identity;
 pub mod names;
 pub mod point;
 pub mod register;
@@ -42,6 +43,7 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     let uplink = uplink::uplink(&layered, &name, report);
     let store = store(&layered, report);
     let shadow = shadow::shadow(&layered.shadow, report);
+    let identity = identity::identity(&layered, uplink.as_ref(), report);
     let log = log(&layered.log, report);
     let (buses, devices) = plant(&layered, report);
     if !report.is_clean() {
@@ -52,6 +54,7 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
         uplink: uplink?,
         store,
         shadow,
+        identity,
         log,
         buses,
         devices,

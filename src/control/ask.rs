@@ -3,7 +3,7 @@
 //! `{"ask":"status"}` is answered by `{"status":{…}}`,
 //! `{"ask":"read","device":"meter-1","point":"voltage"}` and
 //! `{"ask":"read","bus":"line-1","unit":1,"table":"holding","address":0,"type":"float32"}`
-//! by `{"read":{…}}`, and anything that fails by `{"error":"…","why":"failed|refused|unreachable"}`.
+//! by `{"read":{…}}`, `{"ask":"identity","verb":"renew","thing":"meter-1"}` by `{"done":"…"}`, and anything that fails by `{"error":"…","why":"failed|refused|unreachable"}`.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,32 @@ use crate::model::value::Quality;
 pub enum Ask {
     Status,
     Read(Read),
+    Shadow(Shadow),
+    Identity(Identity),
+}
+
+/// An operation of the Device Shadow REST API: `get`, `update`, `delete`, `list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shadow {
+    pub operation: String,
+    pub thing: String,
+    /// Empty: the classic one.
+    #[serde(default)]
+    pub shadow: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<serde_json::Value>,
+}
+
+/// What is asked about identities: `{"ask":"identity","verb":"renew","thing":"meter-1"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "lowercase")]
+pub enum Identity {
+    /// A new key and certificate before it is due.
+    Renew { thing: String },
+    /// Somebody changed the files.
+    Reload,
+    /// A device whose fingerprint changed is the right one.
+    Approve { thing: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +69,10 @@ pub struct Address {
 pub enum Answer {
     Status(Box<Status>),
     Read(Shown),
+    /// What a shadow operation answers; null if there is nothing to say.
+    Shadow(serde_json::Value),
+    /// What was done, for people.
+    Done(String),
     #[serde(untagged)]
     Error {
         error: String,
@@ -190,6 +220,9 @@ mod tests {
         check(
             r#"{"ask":"read","bus":"line-1","unit":1,"table":"holding","address":0,"type":"float32","order":"CDAB"}"#,
         );
+        check(r#"{"ask":"identity","verb":"renew","thing":"meter-1"}"#);
+        check(r#"{"ask":"identity","verb":"reload"}"#);
+        check(r#"{"ask":"identity","verb":"approve","thing":"meter-1"}"#);
         let answers = [
             Answer::error(Why::Failed, "x"),
             Answer::Read(Shown::new(&Measured::Good(Value::Float(230.5)), Some("V".into()))),

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{
-    Config, Dialect, Durability, Gateway, Log, LogFormat, MqttVersion, Security, Shadow, Store, Uplink,
+    Config, Durability, EnrollerKind, Gateway, Identity, KeyType, Log, LogFormat, MqttVersion, Security,
+    Shadow, Store, Uplink,
 };
 use crate::model::device::{
     Bus, BusTiming, Device, Host, LineDevice, ModbusDevice, Point, Protocol, RequestLimits, Source,
@@ -27,7 +28,8 @@ pub fn config() -> Config {
             bytes_max: 512 << 20,
             age_max: None,
         },
-        shadow: shadow(),
+        shadow: Shadow::default(),
+        identity: identity(),
         log: Log { level: "info".into(), format: LogFormat::Text },
         buses: vec![bus("line-1", 0), bus("line-2", 1)],
         devices: vec![meter(), scale()],
@@ -35,19 +37,17 @@ pub fn config() -> Config {
     }
 }
 
-fn shadow() -> Shadow {
-    Shadow {
-        dialect: Dialect::None,
-        prefix: "$aws".into(),
-        reported: false,
-        quality: false,
-        interval: 5 * SECOND,
-        name: String::new(),
-        depth: 6,
-        size: 8192,
-        per_thing: 25,
-        command_topic: "cmd/{thing}/{name}".into(),
-        mirror: Vec::new(),
+fn identity() -> Identity {
+    Identity {
+        enroller: EnrollerKind::None,
+        directory: PathBuf::from("unused"),
+        key_type: KeyType::EcP256,
+        lifetime: 365 * 86_400 * SECOND,
+        renew_at: 0.66,
+        certificate: None,
+        key: None,
+        ca_key: None,
+        claim: None,
     }
 }
 

@@ -1,8 +1,9 @@
 //! The status socket: what `fieldgate status` and `fieldgate read` ask.
 //!
 //! Constraints: whoever asks must never slow down a reading, so there are few connections,
-//! each with a bounded line and a deadline; an ask changes nothing; only root, the agent's
-//! own user and its group may ask.
+//! each with a bounded line and a deadline; only root, the agent's own user and its group may
+//! ask, and what changes something is asked of whoever owns it: the hub, which commits and
+//! writes it into the audit log under the peer's user id, or the keeper of identities.
 //!
 //! The way of an ask: accept → credentials of the peer → one line, parsed by `ask` → for
 //! `status` a snapshot of the counters; for `read` a [`ReadRequest`] to the bus, which serves
@@ -30,7 +31,7 @@ use tracing::{debug, warn};
 
 use self::ask::{Answer, Ask, Resolved, Shown, Why};
 use self::peer::Identity;
-use crate::channel::ReadRequest;
+use crate::channel::{self, IdentityAsk, IdentityWanted, Origin, ReadRequest, Wanted};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::model::time::Clock;
@@ -38,14 +39,17 @@ use crate::model::time::Clock;
 /// Asks that are served at one time; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 8;
 
-/// Bytes of an ask.
-const LINE_MAX: u64 = 4096;
+/// Bytes of an ask: the largest shadow document, and something around it.
+const LINE_MAX: u64 = 40 << 10;
 
 /// For the ask to arrive, and for the answer to be taken.
 const TALK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// For a bus to serve a read: it may be in the late window of a mute device.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
+
+/// For the hub to decide and to commit.
+const HUB_DEADLINE: Duration = Duration::from_secs(10);
 
 /// After `accept` failed, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -64,6 +68,10 @@ pub struct Room {
     pub clock: Clock,
     /// One per bus, in the configuration's order.
     pub buses: Vec<mpsc::Sender<ReadRequest>>,
+    /// Absent where nobody decides about things.
+    pub hub: Option<mpsc::Sender<channel::Ask>>,
+    /// Absent where no identity is kept.
+    pub keeper: Option<mpsc::Sender<IdentityAsk>>,
     pub started: Instant,
 }
 
@@ -103,7 +111,8 @@ impl Control {
                 },
             }
         }
-        // An ask that is being served is dropped: it changes nothing.
+        // An ask that is being served is dropped: what it asked of the hub is done or not, as
+        // if the asker had gone away.
         if let Err(error) = std::fs::remove_file(&self.path) {
             debug!(%error, "the status socket was already gone");
         }
@@ -113,15 +122,12 @@ impl Control {
 
 async fn serve(stream: UnixStream, own: Identity, room: Arc<Room>) {
     let talk = async {
-        let answer = match admit(&stream, own).await {
-            Ok(()) => None,
-            Err(refused) => Some(Answer::error(Why::Refused, refused)),
-        };
+        let admitted = admit(&stream, own).await;
         let (read, mut write) = stream.into_split();
-        let answer = match answer {
-            Some(refused) => refused,
-            None => match listen(read).await {
-                Ok(ask) => room.answer(ask).await,
+        let answer = match admitted {
+            Err(refused) => Answer::error(Why::Refused, refused),
+            Ok(uid) => match listen(read).await {
+                Ok(ask) => room.answer(ask, uid).await,
                 Err(error) => Answer::error(Why::Failed, error),
             },
         };
@@ -134,8 +140,8 @@ async fn serve(stream: UnixStream, own: Identity, room: Arc<Room>) {
     }
 }
 
-/// The error is what the peer is told.
-async fn admit(stream: &UnixStream, own: Identity) -> Result<(), String> {
+/// The peer's user id; the error is what the peer is told.
+async fn admit(stream: &UnixStream, own: Identity) -> Result<u32, String> {
     let cred = stream.peer_cred().map_err(|e| e.to_string())?;
     let peer = Identity { uid: cred.uid(), gid: cred.gid() };
     let text = async |path| tokio::fs::read_to_string(path).await.unwrap_or_default();
@@ -143,7 +149,7 @@ async fn admit(stream: &UnixStream, own: Identity) -> Result<(), String> {
     if peer::may_ask(peer, own, "", "")
         || peer::may_ask(peer, own, &text("/etc/passwd").await, &text("/etc/group").await)
     {
-        return Ok(());
+        return Ok(peer.uid);
     }
     warn!(uid = peer.uid, gid = peer.gid, pid = cred.pid(), "refused at the status socket");
     Err(format!("uid {} may not ask: not root, not the agent's user, not in its group", peer.uid))
@@ -163,9 +169,26 @@ async fn listen(read: tokio::net::unix::OwnedReadHalf) -> Result<Ask, String> {
     }
 }
 
+fn unreachable(whom: &str) -> (Why, String) {
+    (Why::Unreachable, format!("{whom} is busy or stopping; try again"))
+}
+
 impl Room {
-    async fn answer(&self, ask: Ask) -> Answer {
+    async fn answer(&self, ask: Ask, uid: u32) -> Answer {
         match ask {
+            Ask::Shadow(ask) => {
+                let payload = ask.document.map(|d| d.to_string().into_bytes()).unwrap_or_default();
+                let what = Wanted::Shadow {
+                    thing: ask.thing,
+                    shadow: ask.shadow,
+                    operation: ask.operation,
+                    payload,
+                };
+                match self.hub(what, uid).await {
+                    Err((why, error)) => Answer::error(why, error),
+                    Ok(said) => Answer::Shadow(serde_json::from_str(&said).unwrap_or_default()),
+                }
+            }
             Ask::Status => {
                 let uptime_s = self.started.elapsed().as_secs();
                 let status = snapshot::take(&self.config, &self.metrics, self.clock.now(), uptime_s);
@@ -178,6 +201,44 @@ impl Room {
                     Ok(shown) => Answer::Read(shown),
                 },
             },
+            Ask::Identity(wanted) => match self.identity(wanted, uid).await {
+                Err((why, error)) => Answer::error(why, error),
+                Ok(done) => Answer::Done(done),
+            },
+        }
+    }
+
+    async fn identity(&self, wanted: ask::Identity, uid: u32) -> Result<String, (Why, String)> {
+        match wanted {
+            ask::Identity::Renew { thing } => self.keeper(IdentityWanted::Renew { thing }).await,
+            ask::Identity::Reload => self.keeper(IdentityWanted::Reload).await,
+            ask::Identity::Approve { thing } => self.hub(Wanted::Approve { thing }, uid).await,
+        }
+    }
+
+    async fn keeper(&self, what: IdentityWanted) -> Result<String, (Why, String)> {
+        let keeper =
+            self.keeper.as_ref().ok_or((Why::Failed, "this agent keeps no identities".to_owned()))?;
+        let (answer, answered) = oneshot::channel();
+        keeper.try_send(IdentityAsk { what, answer }).map_err(|_| unreachable("the keeper of identities"))?;
+        match timeout(TALK_DEADLINE, answered).await {
+            Ok(Ok(done)) => done.map_err(|e| (Why::Failed, e)),
+            _ => Err(unreachable("the keeper of identities")),
+        }
+    }
+
+    async fn hub(&self, what: Wanted, uid: u32) -> Result<String, (Why, String)> {
+        let hub = self.hub.as_ref().ok_or((Why::Failed, "this agent decides about no things".to_owned()))?;
+        let (answer, answered) = oneshot::channel();
+        let ask = channel::Ask { from: Origin::Socket { uid }, what, answer };
+        hub.try_send(ask).map_err(|_| unreachable("the hub"))?;
+        match timeout(HUB_DEADLINE, answered).await {
+            Ok(Ok(channel::Answer::Done)) => Ok("done".into()),
+            Ok(Ok(channel::Answer::Said(said))) => Ok(String::from_utf8_lossy(&said).into_owned()),
+            Ok(Ok(channel::Answer::Refused { code, message })) => {
+                Err((Why::Failed, format!("{message} ({code})")))
+            }
+            _ => Err(unreachable("the hub")),
         }
     }
 

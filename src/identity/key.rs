@@ -15,13 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::subject::Subject;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KeyType {
-    #[default]
-    EcP256,
-    Rsa2048,
-}
+pub use crate::config::KeyType;
 
 /// The operator has to give another key, or ask for another kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

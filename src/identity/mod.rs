@@ -11,9 +11,12 @@
 //! connection → CONNACK → promoted.
 
 pub mod authority;
+pub mod enroll;
 pub mod files;
 pub mod issue;
+pub mod keeper;
 pub mod key;
+pub mod renewal;
 pub mod signer;
 pub mod subject;
 pub mod tls;

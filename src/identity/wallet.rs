@@ -69,6 +69,8 @@ pub struct State {
     pub refused_because: Option<String>,
     /// The pair in use was refused, and why; cleared by the next CONNACK.
     pub current_refused: Option<String>,
+    /// Why there is no new certificate, as the keeper says it.
+    pub fault: Option<String>,
 }
 
 /// The identity of one thing.
@@ -129,6 +131,14 @@ impl Wallet {
 
     pub fn state(&self) -> State {
         self.inner().state.clone()
+    }
+
+    /// Says whether that is news.
+    pub fn set_fault(&self, fault: Option<String>) -> bool {
+        let mut inner = self.inner();
+        let is_news = inner.state.fault != fault;
+        inner.state.fault = fault;
+        is_news
     }
 
     /// Until the first CONNACK of any of its pairs.

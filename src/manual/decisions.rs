@@ -65,6 +65,25 @@
 //! groups of a process cannot be asked for without a race. Cost: members that only a
 //! directory service knows have to ask with `sg`, or as root.
 //!
+//! ## A write is made once, and read back
+//! An answer that is late, damaged or cut off may mean that the device took it, and a second
+//! frame may be a second pulse; so the bus repeats nothing but after "busy", and reads the
+//! point. Cost: at least one read for each write; and what was lost on the way waits for the
+//! hub, which repeats what is still wanted at its own pace.
+//!
+//! ## What registers cannot show exactly is not written
+//! A rounded value would be reported as another one than is desired, for ever. Cost: who
+//! desires 21.55 of a register of tenths gets a refusal with the two nearest values. A float
+//! is held to the digits that it was asked for: 231.4 in a float32 is 231.4.
+//!
+//! ## Parts of a register are written by function 22 only
+//! Reading, changing and writing the whole register would undo what the device, or somebody
+//! else, changed meanwhile. Cost: devices without function 22 refuse with exception 1.
+//!
+//! ## The firmware's revision is no part of a fingerprint
+//! A device that was updated is the same device. Cost: functions 17 and 43/14 often tell a
+//! make and no serial number; then only a point can tell two devices of one make apart.
+//!
 //! ## The messages between tasks live below the tasks
 //! `ReadRequest` is sent by the status socket and taken by a bus, and tasks do not import one
 //! another; so it lives in [`crate::channel`], with the capacities of the queues.

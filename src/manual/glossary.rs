@@ -14,7 +14,10 @@
 //! | reading | what a point said at one moment: value, unit, quality, time |
 //! | quality | `good`, `uncertain` (a value with a doubt), `bad` (no value), with its cause |
 //! | fault | a device fell silent, or is back |
-//! | observation | what a bus tells the hub: readings or a fault |
+//! | observation | what a bus tells the hub: readings, a fault, the outcome of a write, a fingerprint |
+//! | command | something done once when asked for: a write to a point of the device |
+//! | read back | reading a point after a write, to know whether the device took it |
+//! | fingerprint | a text that says which device this is |
 //! | outbox | the rows that wait for their PUBACK |
 //! | row | readings of one device, packed for one message |
 //! | boot | one start of the agent; the sequence numbers of its devices begin anew with it |

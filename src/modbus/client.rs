@@ -15,6 +15,8 @@
 //! A datum: command → request frame → answer of the same function → words or bits of
 //! exactly the length asked for.
 
+mod tap;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -27,6 +29,7 @@ use tokio_modbus::prelude::ReadCode;
 use tokio_modbus::slave::{Slave, SlaveContext as _};
 use tokio_modbus::{Request, Response};
 
+use self::tap::Tap;
 pub use super::command::Command;
 use crate::model::register::Table;
 use crate::model::value::Cause;
@@ -111,8 +114,8 @@ fn accept(command: &Command, response: Response) -> Option<Answer> {
         (Command::WriteBits { address, .. }, Response::MaskWriteRegister(at, _, _)) => {
             (at == *address).then_some(Answer::Done)
         }
-        // Whether it runs is no part of who it is.
-        (Command::ServerId, Response::ReportServerId(id, _, data)) => Some(Answer::ServerId { id, data }),
+        // What it says is cut out of the frame.
+        (Command::ServerId, Response::ReportServerId(..)) => Some(Answer::ServerId(Vec::new())),
         (Command::DeviceId { .. }, Response::ReadDeviceIdentification(page)) => Some(Answer::DeviceId {
             objects: page.device_id_objects.iter().map(|o| (o.id, o.value.to_vec())).collect(),
             next: page.more_follows.then_some(page.next_object_id),
@@ -127,11 +130,8 @@ pub enum Answer {
     Bits(Vec<bool>),
     /// A write was accepted.
     Done,
-    /// What function 17 said, without the run indicator.
-    ServerId {
-        id: u8,
-        data: Vec<u8>,
-    },
+    /// All that function 17 said behind its byte count.
+    ServerId(Vec<u8>),
     /// Objects of function 43/14 by their ids, and where to go on.
     DeviceId {
         objects: Vec<(u8, Vec<u8>)>,
@@ -168,7 +168,7 @@ impl<T> fmt::Debug for Client<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.framing {
             Framing::Rtu(_) => f.write_str("Client(RTU)"),
-            Framing::Tcp(_) => f.write_str("Client(TCP)"),
+            Framing::Tcp(..) => f.write_str("Client(TCP)"),
         }
     }
 }
@@ -184,26 +184,51 @@ where
 
     /// Modbus TCP frames with their transaction numbers.
     pub fn tcp(wire: T) -> Client<T> {
-        Client { framing: Framing::Tcp(tcp::attach(wire)) }
+        Client { framing: Framing::Tcp(wire.clone(), tcp::attach(wire)) }
     }
 
     pub async fn call(&mut self, unit_id: u8, command: &Command, patience: Patience) -> Reply {
+        if *command == Command::ServerId {
+            return self.call_tapped(unit_id, command, patience).await;
+        }
         match &mut self.framing {
             Framing::Rtu(wire) => {
                 let mut context = rtu::attach_slave(wire.clone(), Slave(unit_id));
                 call(&mut context, command, patience, false).await
             }
-            Framing::Tcp(context) => {
+            Framing::Tcp(_, context) => {
                 context.set_slave(Slave(unit_id));
                 call(context, command, patience, true).await
             }
+        }
+    }
+
+    /// A call of which the answer's own bytes are wanted, with a context that lives as long.
+    async fn call_tapped(&mut self, unit_id: u8, command: &Command, patience: Patience) -> Reply {
+        let (tap, mut context, numbered) = match &self.framing {
+            Framing::Rtu(wire) => {
+                let tap = Tap::new(wire.clone());
+                (tap.clone(), rtu::attach_slave(tap, Slave(unit_id)), false)
+            }
+            Framing::Tcp(wire, _) => {
+                let tap = Tap::new(wire.clone());
+                (tap.clone(), tcp::attach_slave(tap, Slave(unit_id)), true)
+            }
+        };
+        let reply = call(&mut context, command, patience, numbered).await;
+        match tap::content(&tap.seen(), numbered, unit_id, command.function()) {
+            Some(said) if matches!(reply.result, Ok(_) | Err(Error::Garbled)) => {
+                Reply { result: Ok(Answer::ServerId(said)), late: false, settled: true }
+            }
+            Some(_) => Reply { late: true, settled: true, ..reply },
+            None => reply,
         }
     }
 }
 
 enum Framing<T> {
     Rtu(T),
-    Tcp(Context),
+    Tcp(T, Context),
 }
 
 /// `numbered`: an answer says to which question it belongs.

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod codec;
 pub mod command;
+pub mod fingerprint;
 pub mod guess;
 pub mod kind;
 pub mod load;

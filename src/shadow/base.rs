@@ -66,13 +66,16 @@ pub enum Note {
     /// One side deleted what the other had updated. What the update changed lives on, what
     /// it left alone is gone.
     DeleteMetUpdate,
+    /// A deletion goes up. The cloud knows no condition for it: what others wrote after this
+    /// version goes with it.
+    Deletes { version: u64 },
     /// A deletion went up and took a version with it that had not been seen here.
     DeleteOverrode { version: u64 },
     /// The cloud refused a request.
     Refused { operation: Operation, rejected: Rejected },
     /// The cloud's document cannot be kept here.
     NotTaken(Rejected),
-    /// No answer came in time.
+    /// No answer came in time, or the connection went first: it may have been done.
     NoAnswer(Operation),
     /// A message of the cloud makes no sense.
     Unreadable { kind: Kind, problem: &'static str },
@@ -85,6 +88,9 @@ impl fmt::Display for Note {
             Note::DeleteMetUpdate => f.write_str(
                 "one side deleted the shadow while the other updated it; the update's members live on",
             ),
+            Note::Deletes { version } => {
+                write!(f, "the shadow was deleted here and is now deleted in the cloud, at version {version}")
+            }
             Note::DeleteOverrode { version } => {
                 write!(f, "the deletion took version {version} with it, which had not been seen here")
             }

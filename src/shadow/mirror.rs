@@ -24,9 +24,10 @@ use super::base::{Base, Note};
 use super::cloud::Read;
 use super::document::{Section, Sections, Shadow};
 use super::message::{Kind, Operation};
-use super::request::{Limits, Request, Update};
+use super::request::{Limits, Patch, Request, Update};
 use super::service::Answer;
 use super::sync::{self, Direction, Rules};
+use super::tree::Tree;
 use crate::model::thing::ShadowName;
 
 mod hear;
@@ -140,7 +141,7 @@ enum What {
 #[derive(Clone, Debug, PartialEq)]
 struct Sent {
     state: Sections,
-    /// `None` where there was no document.
+    /// `None` where there was no document, and one without members is made.
     expected: Option<u64>,
     local_version: u64,
 }
@@ -252,12 +253,12 @@ impl Mirror {
         let mut step = Step::default();
         match event {
             Event::Online => {
-                self.forget_asked();
+                self.forget_asked(&mut step);
                 self.phase = Phase::Idle;
                 self.refresh = true;
             }
             Event::Offline => {
-                self.forget_asked();
+                self.forget_asked(&mut step);
                 self.phase = Phase::Offline;
             }
             Event::LocalChanged => {}
@@ -292,10 +293,7 @@ impl Mirror {
     fn tick(&mut self, now: Moment, step: &mut Step) {
         match &self.phase {
             Phase::Asked(asked) if now.ms >= asked.until_ms => {
-                let operation = asked.what.operation();
-                self.forget_asked();
-                step.released = true;
-                step.notes.push(Note::NoAnswer(operation));
+                self.forget_asked(step);
                 self.failed(Trouble::NoAnswer, now);
             }
             Phase::Idle if now.ms >= self.audit_at_ms => self.refresh = true,
@@ -303,12 +301,14 @@ impl Mirror {
         }
     }
 
-    /// An unanswered update may have been done.
-    fn forget_asked(&mut self) {
-        if let Phase::Asked(Asked { what: What::Update(sent), .. }) =
-            std::mem::replace(&mut self.phase, Phase::Idle)
-        {
-            self.unknown = Some(sent);
+    /// What is unanswered may have been done.
+    fn forget_asked(&mut self, step: &mut Step) {
+        if let Phase::Asked(asked) = std::mem::replace(&mut self.phase, Phase::Idle) {
+            step.released = true;
+            step.notes.push(Note::NoAnswer(asked.what.operation()));
+            if let What::Update(sent) = asked.what {
+                self.unknown = Some(sent);
+            }
         }
     }
 
@@ -331,13 +331,20 @@ impl Mirror {
             self.phase = Phase::Idle;
             step.released = true;
             return;
+        } else if local.exists() && !self.base.cloud_exists {
+            // Nobody can be told "only if there is none": an update that names no member makes
+            // the document without harm to one that somebody else just made.
+            let update = Update::new(Patch::Keep, Patch::Merge(Tree::new()));
+            let made = Sent { state: Sections::default(), expected: None, local_version: local.version() };
+            (Request::Update(update), What::Update(made))
         } else if local.exists() {
             let [desired, reported] = Section::ALL.map(|s| sync::patch(&self.base.state, local.state(), s));
-            let expected = self.base.cloud_exists.then_some(self.base.cloud_version);
-            let update = Update::new(desired, reported);
-            let sent = Sent { state: local.state().clone(), expected, local_version: local.version() };
-            (Request::Update(expected.map_or(update.clone(), |v| update.with_version(v))), What::Update(sent))
+            let expected = self.base.cloud_version;
+            let (state, local_version) = (local.state().clone(), local.version());
+            let update = Update::new(desired, reported).with_version(expected);
+            (Request::Update(update), What::Update(Sent { state, expected: Some(expected), local_version }))
         } else {
+            step.notes.push(Note::Deletes { version: self.base.cloud_version });
             (Request::delete(None), What::Delete { local_version: local.version() })
         };
         self.count += 1;
@@ -363,3 +370,6 @@ impl What {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,6 +51,30 @@ impl Device {
         Device::modbus(dir, "rtu", &cable.far.display().to_string(), units, points)
     }
 
+    /// pymodbus with a memory that can be written, over TCP on this port.
+    pub fn memory_tcp(dir: &Path) -> (Device, u16) {
+        let port = free_port();
+        let device = Device::memory(dir, "tcp", &port.to_string());
+        until_true("pymodbus to listen", || listens(port));
+        (device, port)
+    }
+
+    /// The same on the far end of a cable.
+    pub fn memory_rtu(dir: &Path, cable: &Cable) -> Device {
+        Device::memory(dir, "rtu", &cable.far.display().to_string())
+    }
+
+    fn memory(dir: &Path, transport: &str, place: &str) -> Device {
+        let served = dir.join(format!("{transport}.served"));
+        let process = python("modbus_memory.py", &[transport, place, "--served"], &served);
+        Device { process, served }
+    }
+
+    /// What it noted, line by line.
+    pub fn noted(&self) -> Vec<String> {
+        std::fs::read_to_string(&self.served).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
     pub fn line_writer(dir: &Path, cable: &Cable, noise_every: usize) -> Device {
         let served = dir.join("line.served");
         let process = python(

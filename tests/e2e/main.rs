@@ -28,3 +28,4 @@ mod devices;
 mod fixtures;
 mod outages;
 mod tls;
+mod writes;

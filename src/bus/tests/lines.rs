@@ -133,3 +133,32 @@ async fn both_protocols_and_two_speakers_share_one_port() {
     rig.timing.silence = Some(Duration::ZERO);
     check(rig, speak, &["0 d0 0=7", "300 d1 0=0 1=0", "300 d2 0=0 1=1", "1000 d0 0=7"]).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_line_may_carry_the_serial_number() {
+    let speak = |mut line: DuplexStream| async move {
+        for text in ["\r\nw=1;t=77\r\n", "w=2;t=77\r\n", "w=3;t=78\r\n"] {
+            line.write_all(text.as_bytes()).await.unwrap();
+            sleep(ms(100)).await;
+        }
+        sleep(15 * SECOND).await;
+        line.write_all(b"w=4;t=78\r\n").await.unwrap();
+        sleep(60 * SECOND).await;
+    };
+    let mut device = scale(None);
+    let points = device.points.iter().cloned();
+    device.points = points.map(|p| Point { fingerprint: p.name.as_str() == "t", ..p }).collect();
+    let expected = [
+        "0 d0 is 77",
+        "0 d0 0=1 1=77",
+        "100 d0 0=2 1=77",
+        "200 d0 is 78",
+        "200 d0 0=3 1=78",
+        "10200 d0 0=bad timeout 1=bad timeout",
+        "10200 d0 silent timeout",
+        "15300 d0 back",
+        "15300 d0 is 78",
+        "15300 d0 0=4 1=78",
+    ];
+    check(Rig::new(rtu(), vec![device]).run(20 * SECOND), speak, &expected).await;
+}

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::line::Dial;
-use crate::bus::{BusTask, READS_MAX, ReadRequest};
+use crate::bus::{BusTask, READS_MAX, ReadRequest, WRITES_MAX, WriteRequest};
 use crate::metrics::Metrics;
 use crate::model::device::*;
 use crate::model::ids::{BusName, DeviceIndex, PointIndex};
@@ -104,6 +104,16 @@ impl Rig {
         &self,
         dial: Dial,
     ) -> (BusTask, mpsc::Receiver<Observation>, mpsc::Sender<ReadRequest>, Arc<Metrics>) {
+        let (_, writes) = mpsc::channel(WRITES_MAX);
+        self.task_with(dial, writes)
+    }
+
+    /// The same with somebody who writes.
+    pub fn task_with(
+        &self,
+        dial: Dial,
+        writes: mpsc::Receiver<WriteRequest>,
+    ) -> (BusTask, mpsc::Receiver<Observation>, mpsc::Sender<ReadRequest>, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new(1, self.devices.len()));
         let (observations, told) = mpsc::channel(self.capacity);
         let (asks, reads) = mpsc::channel(READS_MAX);
@@ -119,6 +129,7 @@ impl Rig {
             clock: Clock::Simulated { base: Timestamp(0), origin: Instant::now() },
             observations,
             reads,
+            writes,
             metrics: metrics.clone(),
             bus_index: 0,
             seed: 7,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::values::{HOUR, Reader, SECOND};
+use super::values::{HOUR, Reader};
 use crate::config::errors::{Place, Report};
 use crate::config::load::Placed;
 use crate::config::{Dialect, MirrorRule, Shadow, raw};
+use crate::model::thing::STATES;
 
 pub fn shadow(placed: &Placed<raw::Shadow>, report: &mut Report) -> Shadow {
     let Placed { place, raw } = placed;
@@ -14,8 +15,9 @@ pub fn shadow(placed: &Placed<raw::Shadow>, report: &mut Report) -> Shadow {
         raw::Dialect::Plain => Dialect::Plain,
         raw::Dialect::Aws => Dialect::Aws,
     };
+    let default = Shadow::default();
     let mut reader = Reader { place, report };
-    let interval = reader.span("interval", raw.interval, SECOND * 5, Duration::from_millis(100)..=HOUR);
+    let interval = reader.span("interval", raw.interval, default.interval, Duration::from_millis(100)..=HOUR);
     let depth = reader.number("depth", raw.depth, 6, 1..=32);
     let size = reader.size("size", raw.size, 8 << 10, 1 << 10..=30 << 10);
     let per_thing = reader.number("per_thing", raw.per_thing, 25, 2..=1000);
@@ -42,7 +44,7 @@ pub fn shadow(placed: &Placed<raw::Shadow>, report: &mut Report) -> Shadow {
 }
 
 fn prefix(raw: &raw::Shadow, dialect: Dialect, place: &Place, report: &mut Report) -> String {
-    let prefix = raw.prefix.clone().unwrap_or_else(|| "$aws".into());
+    let prefix = raw.prefix.clone().unwrap_or(Shadow::default().prefix);
     if prefix.is_empty() || prefix.contains(['+', '#', '\0', '{', '}']) || prefix.ends_with('/') {
         let help = "the levels before /things/, for instance \"$aws\" or \"shadows\"";
         report.error(place, "prefix", format!("{prefix:?} cannot begin a topic"), help);
@@ -55,7 +57,7 @@ fn prefix(raw: &raw::Shadow, dialect: Dialect, place: &Place, report: &mut Repor
 }
 
 fn command_topic(raw: &raw::Shadow, place: &Place, report: &mut Report) -> String {
-    let topic = raw.command_topic.clone().unwrap_or_else(|| "cmd/{thing}/{name}".into());
+    let topic = raw.command_topic.clone().unwrap_or(Shadow::default().command_topic);
     let levels: Vec<&str> = topic.split('/').collect();
     let once = |what| levels.iter().filter(|l| **l == what).count() == 1;
     let rest = || levels.iter().filter(|l| !matches!(**l, "{thing}" | "{name}"));
@@ -88,6 +90,3 @@ fn mirror(raw: &raw::Shadow, dialect: Dialect, place: &Place, report: &mut Repor
         _ => rules.into_iter().map(rule).collect(),
     }
 }
-
-/// The named shadow in which fieldgate tells how desired members fare.
-pub const STATES: &str = "fieldgate";

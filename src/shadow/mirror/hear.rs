@@ -46,8 +46,8 @@ impl Mirror {
                 let version = read.version()?;
                 self.answered(step);
                 self.failures = 0;
-                // Without a version to expect somebody else may have been first.
-                self.refresh |= sent.expected.is_none_or(|e| e.saturating_add(1) != version);
+                // Where no version could be expected, only the first tells that it was so.
+                self.refresh |= sent.expected.unwrap_or(0).saturating_add(1) != version;
                 self.adopt(sent, version, step);
             }
             (Kind::DeleteAccepted, Some(What::Delete { local_version })) => {
