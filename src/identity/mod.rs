@@ -16,6 +16,8 @@ pub mod files;
 pub mod issue;
 pub mod keeper;
 pub mod key;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 pub mod plan;
 pub mod renewal;
 pub mod signer;

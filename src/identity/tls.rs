@@ -88,9 +88,12 @@ impl Trust {
 }
 
 /// Chain and key from two places, after asking whether they belong together. A place is a
-/// file or `credential:NAME`.
+/// file or `credential:NAME`, of the key also a `pkcs11:` URI.
 pub fn certified(certificate: &Path, key: &Path) -> Result<CertifiedKey, Error> {
     let chain = certificates(&credential(certificate, "certificate")?, "certificate")?;
+    if let Some(uri) = key.to_str().filter(|key| key.starts_with("pkcs11:")) {
+        return on_token(uri, chain);
+    }
     let place = credential(key, "key")?;
     let text = std::fs::read_to_string(&place).map(Zeroizing::new).map_err(|e| file("key", &place, e))?;
     let key = Key::from_pem(&text).map_err(|e| file("key", &place, e))?;
@@ -98,6 +101,19 @@ pub fn certified(certificate: &Path, key: &Path) -> Result<CertifiedKey, Error> 
         key::Error::OtherCertificate(why) => Error::Pair(why),
         other => file("key", &place, other),
     })
+}
+
+#[cfg(feature = "pkcs11")]
+fn on_token(uri: &str, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, Error> {
+    let key = super::pkcs11::TokenKey::open(uri).map_err(|e| Error::Tls(e.to_string()))?;
+    let certified = CertifiedKey::new(chain, Arc::new(key));
+    certified.keys_match().map_err(|e| Error::Pair(e.to_string()))?;
+    Ok(certified)
+}
+
+#[cfg(not(feature = "pkcs11"))]
+fn on_token(_uri: &str, _chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, Error> {
+    Err(Error::Tls("this program was built without the feature `pkcs11`".into()))
 }
 
 fn credential(path: &Path, what: &'static str) -> Result<PathBuf, Error> {

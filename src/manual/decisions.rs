@@ -126,3 +126,31 @@
 //! ## The messages between tasks live below the tasks
 //! `ReadRequest` is sent by the status socket and taken by a bus, and tasks do not import one
 //! another; so it lives in [`crate::channel`], with the capacities of the queues.
+//!
+//! ## Key and chain in one file
+//! Two files cannot be swapped by one rename, and a power cut between two renames leaves a key
+//! with somebody else's certificate. Cost: tools that want two files are given the same twice.
+//!
+//! ## A new certificate is proved by a CONNACK
+//! Only the broker knows whether it takes a certificate, so the pair in use is kept until the
+//! new one has connected. Cost: three refused connections, some seconds apart, while a bad
+//! candidate is found out.
+//!
+//! ## TLS sessions are not resumed
+//! A resumed session would not present a new certificate, the clouds that matter offer no
+//! tickets, and the cache is the largest part of an idle connection. Cost: a full handshake
+//! for each reconnection.
+//!
+//! ## The CA is constrained by directory names
+//! A constraint of URIs looks at the host of a URI, and a URN has none. So the CA may sign
+//! below `O=fieldgate, OU=<gateway>` only, and no DNS name, address or mail address at all.
+//! Cost: certificates of the local CA carry these two attributes before the common name.
+//!
+//! ## RSA keys need a cargo feature
+//! ring cannot make them, and the crate `rsa` has an advisory (RUSTSEC-2023-0071, timing of
+//! private key operations) without a fix. Behind the feature it makes keys and nothing else;
+//! ring signs with them. Cost: the packaged program takes RSA keys by file only.
+//!
+//! ## No EST
+//! No kept crate speaks RFC 7030, and an HTTP client of our own for it would be more code than
+//! the rest of the room. `csr` with a script around it does the same. Cost: that script.
