@@ -25,11 +25,12 @@ use fieldgate::bus::{self, BusTask};
 use fieldgate::config::{self, Config, Durability};
 use fieldgate::hub::Hub;
 use fieldgate::hub::apply::{self, State};
+use fieldgate::hub::things::Things;
 use fieldgate::metrics::Metrics;
 use fieldgate::model::ids::{DeviceIndex, PointIndex};
 use fieldgate::model::observation::{Observation, Seen};
 use fieldgate::model::reading::{Measured, Reading};
-use fieldgate::model::row::OutboxId;
+use fieldgate::model::row::{OutboxId, Route};
 use fieldgate::model::time::{Clock, Timestamp};
 use fieldgate::model::value::Value;
 use fieldgate::store::Store;
@@ -127,10 +128,15 @@ async fn ingest_ours(config: &Config, file: &Path) -> anyhow::Result<(f64, u64)>
     let metrics = Arc::new(Metrics::new(1, config.devices.len()));
     let mut devices = Vec::new();
     for device in &config.devices {
-        devices.push((device.clone(), store.layout(&device.name, &apply::layout(device))?));
+        let layout = store.layout(&device.name, &apply::layout(device))?;
+        devices.push((device.clone(), layout, Route::GATEWAY));
     }
     let (observations, observed) = mpsc::channel(bus::OBSERVATIONS_MAX);
     let hub = Hub {
+        things: Things::none(),
+        asks: mpsc::channel(1).1,
+        writes: Vec::new(),
+        started: tokio::time::Instant::now(),
         state: State::new(
             config.gateway.name.clone(),
             store.boot().to_string(),
@@ -239,7 +245,7 @@ fn payloads(config: &Config, file: &Path) -> anyhow::Result<Vec<(String, Vec<u8>
     let store = Store::open(file, config.store.bytes_max, None, Clock::System.now())?;
     let topic = Template::parse(&config.uplink.topic, &config.gateway.name)?;
     let mut all = Vec::new();
-    for row in store.peek(OutboxId(0), OutboxId(i64::MAX), 1 << 30, usize::MAX)? {
+    for row in store.peek(Route::GATEWAY, OutboxId(0), OutboxId(i64::MAX), 1 << 30, usize::MAX)? {
         let head = Head {
             gateway: &config.gateway.name,
             device: &row.layout.device,

@@ -4,6 +4,7 @@
 //! returns when they have stopped in order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -11,12 +12,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::line::Dial;
 use crate::bus::{self, BusTask, ReadRequest, WriteRequest};
+use crate::channel::{ASKS_MAX, Ask};
 use crate::config::Config;
 use crate::control::{Control, Room};
+use crate::hub::member::Now;
+use crate::hub::things::{NewThing, Things};
 use crate::hub::{self, Hub};
 use crate::metrics::Metrics;
+use crate::model::device::{Device, UplinkChoice};
 use crate::model::ids::DeviceIndex;
 use crate::model::observation::Observation;
+use crate::model::row::Route;
+use crate::model::thing::ThingName;
 use crate::model::time::{CLOCK_PLAUSIBLE_FROM, Clock};
 use crate::notify::Notifier;
 use crate::notify::progress::Expectations;
@@ -105,16 +112,17 @@ impl<L: Link> App<L> {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Ended> {
         let mut tasks = Supervisor::new();
         let (observations, observed) = mpsc::channel(self.world.observations_max);
-        match self.hub(observed) {
+        let (asks, asked) = mpsc::channel(ASKS_MAX);
+        let (lines, written): (Vec<_>, Vec<_>) =
+            self.config.buses.iter().map(|_| mpsc::channel::<WriteRequest>(bus::WRITES_MAX)).unzip();
+        match self.hub(observed, asked, &lines) {
             Ok(hub) => tasks.spawn("hub", Stage::Hub, hub.run()),
             Err(e) => tasks.spawn("hub", Stage::Hub, std::future::ready(Err::<(), _>(e))),
         }
-        let (mut readers, mut writers) = (Vec::new(), Vec::new());
-        for index in 0..self.config.buses.len() {
-            let (asks, reads) = mpsc::channel::<ReadRequest>(bus::READS_MAX);
-            readers.push(asks);
-            let (wanted, writes) = mpsc::channel::<WriteRequest>(bus::WRITES_MAX);
-            writers.push(wanted);
+        let mut readers = Vec::new();
+        for (index, writes) in written.into_iter().enumerate() {
+            let (questions, reads) = mpsc::channel::<ReadRequest>(bus::READS_MAX);
+            readers.push(questions);
             let task = self.bus(index, observations.clone(), reads, writes);
             let name = format!("bus {}", task.bus.name);
             let token = tasks.token(Stage::Bus);
@@ -122,9 +130,7 @@ impl<L: Link> App<L> {
         }
         // The hub ends when the last bus has dropped its sender; this one must not hold it.
         drop(observations);
-        // Nobody wants a write yet; the buses see closed channels.
-        drop(writers);
-        self.services(&mut tasks, readers);
+        self.services(&mut tasks, readers, asks);
         let (grace, store) = (self.config.gateway.stop_grace, Arc::clone(&self.store));
         let uplink = self.uplink();
         let token = tasks.token(Stage::Uplink);
@@ -138,7 +144,12 @@ impl<L: Link> App<L> {
 
     /// The status socket and systemd. A socket that cannot be made costs only the status: the
     /// readings go on.
-    fn services(&self, tasks: &mut Supervisor, buses: Vec<mpsc::Sender<ReadRequest>>) {
+    fn services(
+        &self,
+        tasks: &mut Supervisor,
+        buses: Vec<mpsc::Sender<ReadRequest>>,
+        hub: mpsc::Sender<Ask>,
+    ) {
         let token = tasks.token(Stage::Service);
         if let Some(path) = &self.config.gateway.status_socket {
             let room = Room {
@@ -146,6 +157,8 @@ impl<L: Link> App<L> {
                 metrics: Arc::clone(&self.metrics),
                 clock: self.world.clock.clone(),
                 buses,
+                hub,
+                keeper: None,
                 started: Instant::now(),
             };
             match Control::bind(path, room) {
@@ -158,13 +171,44 @@ impl<L: Link> App<L> {
         tasks.spawn("systemd", Stage::Service, notifier.run(token));
     }
 
-    fn hub(&self, observations: mpsc::Receiver<Observation>) -> Result<Hub, store::Error> {
-        let devices = self.config.devices.iter().map(|device| {
+    fn hub(
+        &self,
+        observations: mpsc::Receiver<Observation>,
+        asks: mpsc::Receiver<Ask>,
+        lines: &[mpsc::Sender<WriteRequest>],
+    ) -> Result<Hub, store::Error> {
+        let routes = self.config.devices.iter().map(|d| self.route(d)).collect::<Result<Vec<_>, _>>()?;
+        let orphans = self.store.adopt_orphans()?;
+        if orphans > 0 {
+            tracing::info!(
+                rows = orphans,
+                "rows of things that lost their own connection go by the gateway's"
+            );
+        }
+        let devices = self.config.devices.iter().zip(&routes).map(|(device, route)| {
             let layout = self.store.layout(&device.name, &hub::apply::layout(device))?;
-            Ok((device.clone(), layout))
+            Ok((device.clone(), layout, *route))
         });
         let devices = devices.collect::<Result<Vec<_>, store::Error>>()?;
+        let started = Instant::now();
+        let now = Now { mono: Duration::ZERO, wall: self.world.clock.now() };
+        let line_of = |i: usize| {
+            let index = DeviceIndex(u32::try_from(i).ok()?);
+            let bus = self.config.buses.iter().position(|bus| bus.devices.contains(&index))?;
+            lines.get(bus).cloned()
+        };
         Ok(Hub {
+            things: Things::new(
+                self.config.shadow.clone(),
+                self.config.gateway.name.as_str(),
+                self.world.seed as u32,
+                self.things(&routes),
+                self.store.things()?,
+                now,
+            ),
+            asks,
+            writes: (0..self.config.devices.len()).map_while(line_of).collect(),
+            started,
             state: hub::apply::State::new(
                 self.config.gateway.name.clone(),
                 self.store.boot().to_string(),
@@ -178,6 +222,29 @@ impl<L: Link> App<L> {
             clock: self.world.clock.clone(),
             metrics: Arc::clone(&self.metrics),
         })
+    }
+
+    /// Which connection a device's rows leave by.
+    fn route(&self, device: &Device) -> Result<Route, store::Error> {
+        let route = match device.uplink {
+            Some(UplinkChoice::Own) => self.store.route(device.thing.as_str())?,
+            _ => Route::GATEWAY,
+        };
+        self.store.set_route(&device.name, route);
+        Ok(route)
+    }
+
+    /// The devices, and the gateway itself if its name can be that of a thing.
+    fn things(&self, routes: &[Route]) -> Vec<NewThing> {
+        let gateway = ThingName::parse(self.config.gateway.name.as_str()).ok();
+        let gateway = gateway.filter(|name| self.config.devices.iter().all(|d| d.thing != *name));
+        let gateway = gateway.map(|name| NewThing { name, route: Route::GATEWAY, device: None });
+        let devices = self.config.devices.iter().zip(routes).zip(0..).map(|((device, route), i)| NewThing {
+            name: device.thing.clone(),
+            route: *route,
+            device: Some((DeviceIndex(i), device.clone())),
+        });
+        devices.chain(gateway).collect()
     }
 
     fn bus(

@@ -42,6 +42,25 @@ pub enum What {
     Unit(u8, RegisterPoint),
 }
 
+/// What may wait for the keeper of identities: it is asked by hand.
+pub const IDENTITY_ASKS_MAX: usize = 8;
+
+/// What the status socket wants of the keeper of identities.
+#[derive(Debug)]
+pub struct IdentityAsk {
+    pub what: IdentityWanted,
+    /// What was done, or why nothing was; for people.
+    pub answer: oneshot::Sender<Result<String, String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityWanted {
+    /// A new key and certificate before it is due.
+    Renew { thing: String },
+    /// Somebody changed the files.
+    Reload,
+}
+
 /// Writes that may wait for a line. Whoever finds it full asks again later: what is wanted
 /// stays wanted.
 pub const WRITES_MAX: usize = 32;

@@ -150,7 +150,8 @@ mod sample {
                 Ok(found) => assert_eq!(found, expected, "line {}: {bare}", at + 1),
                 Err(errors) => {
                     // Examples name files that are not there, or need a second key.
-                    let only_files = ["ca", "certificate", "key", "password", "password_file"];
+                    let only_files =
+                        ["ca", "certificate", "key", "password", "password_file", "ca_key", "claim"];
                     assert!(is_example && only_files.contains(&key), "line {}: {bare}: {errors}", at + 1);
                 }
             }
@@ -184,7 +185,12 @@ mod sample {
             } else if let Some((key, _)) = line.split_once(" = ") {
                 written.insert((section.into(), key.into()));
             }
-            for (inline, section) in [(" rs485 = {", "rs485"), (" forbidden = [{", "forbidden")] {
+            for (inline, section) in [
+                (" rs485 = {", "rs485"),
+                (" forbidden = [{", "forbidden"),
+                (" mirror = [{", "mirror"),
+                (" claim = {", "claim"),
+            ] {
                 if let Some((_, table)) = line.split_once(inline) {
                     let keys = table.split(" = ").filter_map(|part| part.rsplit([' ', '{']).next());
                     written.extend(keys.map(|key| (section.to_owned(), key.to_owned())));
@@ -203,6 +209,10 @@ mod sample {
         check("[gateway]", raw::Gateway::keys().collect());
         check("[uplink]", raw::Uplink::keys().collect());
         check("[store]", raw::Store::keys().collect());
+        check("[shadow]", raw::Shadow::keys().collect());
+        check("mirror", raw::Mirror::keys().collect());
+        check("[identity]", raw::Identity::keys().collect());
+        check("claim", raw::Claim::keys().collect());
         check("[log]", raw::Log::keys().collect());
         check("[[bus]]", raw::Bus::keys().collect());
         check("rs485", raw::Rs485::keys().collect());

@@ -7,13 +7,16 @@
 //! an error; an error is printed with all of its causes, and its code is that of the
 //! [`Failure`] among them, or 1.
 
+pub mod audit;
 pub mod check;
 pub mod decode;
 pub mod demo;
+pub mod identity;
 pub mod outbox;
 pub mod plan;
 pub mod read;
 pub mod run;
+pub mod shadow;
 pub mod show_config;
 pub mod status;
 
@@ -79,8 +82,16 @@ enum Verb {
     Read(read::Args),
     /// Show what waits in the store, since when, and what was lost on the way
     Outbox,
+    /// Read and change shadows through the running agent
+    #[command(subcommand)]
+    Shadow(shadow::Verb),
+    /// Show the log of writes and whether it is intact
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Show how the running agent does
     Status(status::Args),
+    /// Keys and certificates of the things, and the gateway's own CA
+    Identity(identity::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
     Demo(demo::Args),
 }
@@ -130,7 +141,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Decode(args) => decode::run(args),
         Verb::Read(args) => read::run(&args, &load(config)?, json),
         Verb::Outbox => outbox::run(&load(config)?, json),
+        Verb::Shadow(verb) => shadow::run(verb, &load(config)?, json),
+        Verb::Audit(verb) => audit::run(verb, &load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
+        Verb::Identity(args) => identity::run(args, &load(config)?, json),
         Verb::Demo(args) => demo::run(&args, json),
     }
 }

@@ -64,6 +64,8 @@ pub fn merged(layered: &Layered) -> Value {
         "gateway": layered.gateway.raw,
         "uplink": uplink,
         "store": layered.store.raw,
+        "shadow": layered.shadow.raw,
+        "identity": layered.identity.raw,
         "log": layered.log.raw,
         "bus": layered.buses.iter().map(|b| json!(b.raw)).collect::<Vec<_>>(),
         "device": devices.collect::<Vec<_>>(),

@@ -25,7 +25,7 @@ pub const DEFAULT_PATH: &str = "/etc/fieldgate/fieldgate.toml";
 const ENVIRONMENT_PREFIX: &str = "FIELDGATE__";
 
 /// The sections whose keys the environment may set.
-const SECTIONS: [&str; 4] = ["gateway", "uplink", "store", "log"];
+const SECTIONS: [&str; 6] = ["gateway", "uplink", "store", "shadow", "identity", "log"];
 
 /// The whole configuration, or every mistake in it. Reads `path` (or [`DEFAULT_PATH`]), the
 /// files of `conf.d` beside it, and the environment; opens nothing else but the password file.
@@ -71,6 +71,8 @@ pub struct Layered {
     pub gateway: Placed<raw::Gateway>,
     pub uplink: Placed<raw::Uplink>,
     pub store: Placed<raw::Store>,
+    pub shadow: Placed<raw::Shadow>,
+    pub identity: Placed<raw::Identity>,
     pub log: Placed<raw::Log>,
     pub buses: Vec<Placed<raw::Bus>>,
     pub devices: Vec<DeviceEntry>,
@@ -134,6 +136,8 @@ pub fn layers(
         gateway: merged_section(&merged, "gateway", &order, report),
         uplink: merged_section(&merged, "uplink", &order, report),
         store: merged_section(&merged, "store", &order, report),
+        shadow: merged_section(&merged, "shadow", &order, report),
+        identity: merged_section(&merged, "identity", &order, report),
         log: merged_section(&merged, "log", &order, report),
         directory,
         buses,
@@ -312,6 +316,8 @@ fn checked(name: &str, table: &toml::Table, root: &Place, report: &mut Report) -
         "gateway" => strict::<raw::Gateway>(table, &place, report),
         "uplink" => strict::<raw::Uplink>(table, &place, report),
         "store" => strict::<raw::Store>(table, &place, report),
+        "shadow" => strict::<raw::Shadow>(table, &place, report),
+        "identity" => strict::<raw::Identity>(table, &place, report),
         _ => strict::<raw::Log>(table, &place, report),
     }
 }
@@ -370,10 +376,12 @@ fn environment_key(path: &str, name: &str, value: &str) -> Result<(), (String, S
         "gateway" => fits::<raw::Gateway>(key, section, name, value),
         "uplink" => fits::<raw::Uplink>(key, section, name, value),
         "store" => fits::<raw::Store>(key, section, name, value),
+        "shadow" => fits::<raw::Shadow>(key, section, name, value),
+        "identity" => fits::<raw::Identity>(key, section, name, value),
         "log" => fits::<raw::Log>(key, section, name, value),
         _ => Err((
             "the environment cannot set this".into(),
-            "it can set single keys of gateway, uplink, store and log".into(),
+            "it can set single keys of gateway, uplink, store, shadow, identity and log".into(),
         )),
     }
 }

@@ -92,6 +92,56 @@ table!(
 );
 
 table!(
+    /// `[shadow]`
+    Shadow {
+        dialect: Dialect,
+        prefix: String,
+        reported: bool,
+        quality: bool,
+        interval: Span,
+        name: String,
+        depth: u8,
+        size: Size,
+        per_thing: u16,
+        command_topic: String,
+        mirror: Vec<Mirror>,
+    }
+);
+
+table!(
+    /// `mirror = [ { ... } ]` of `[shadow]`
+    Mirror { thing: String, shadow: String, direction: Direction, desired: Side, reported: Side }
+);
+
+table!(
+    /// `[identity]`
+    Identity {
+        enroller: Enroller,
+        directory: PathBuf,
+        key_type: KeyType,
+        lifetime: Span,
+        renew_at: f64,
+        certificate: PathBuf,
+        key: PathBuf,
+        ca_key: String,
+        claim: Claim,
+    }
+);
+
+table!(
+    /// `[identity.claim]`
+    Claim {
+        url: String,
+        certificate: PathBuf,
+        key: PathBuf,
+        template: String,
+        parameters: Vec<String>,
+        csr: bool,
+        cloud_keys: bool,
+    }
+);
+
+table!(
     /// `[log]`
     Log { level: String, format: LogFormat }
 );
@@ -262,6 +312,11 @@ macro_rules! words {
 
 words!(Protocol { V5 = "5", V3 = "3.1.1" });
 words!(Durability { Commit = "commit", Interval = "interval" });
+words!(Dialect { None = "none", Plain = "plain", Aws = "aws" });
+words!(Direction { Both = "both", ToCloud = "to-cloud", ToDevice = "to-device" });
+words!(Side { Cloud = "cloud", Device = "device" });
+words!(Enroller { None = "none", LocalCa = "local-ca", Claim = "claim", Files = "files", Csr = "csr" });
+words!(KeyType { EcP256 = "ec-p256", Rsa2048 = "rsa-2048" });
 words!(LogFormat { Auto = "auto", Text = "text", Journal = "journal" });
 words!(Transport { Serial = "serial", Tcp = "tcp", RtuOverTcp = "rtu-over-tcp" });
 words!(Parity { None = "none", Even = "even", Odd = "odd" });

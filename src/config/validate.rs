@@ -10,9 +10,11 @@
 
 pub mod bus;
 pub mod device;
+pub mod identity;
 pub mod names;
 pub mod point;
 pub mod register;
+pub mod shadow;
 pub mod thing;
 pub mod transform;
 pub mod uplink;
@@ -40,12 +42,24 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     let name = gateway.as_ref().map_or(GatewayName::new("gateway"), |g| g.name.clone());
     let uplink = uplink::uplink(&layered, &name, report);
     let store = store(&layered, report);
+    let shadow = shadow::shadow(&layered.shadow, report);
+    let identity = identity::identity(&layered, uplink.as_ref(), report);
     let log = log(&layered.log, report);
     let (buses, devices) = plant(&layered, report);
     if !report.is_clean() {
         return None;
     }
-    Some(Config { gateway: gateway?, uplink: uplink?, store, log, buses, devices, warnings: Vec::new() })
+    Some(Config {
+        gateway: gateway?,
+        uplink: uplink?,
+        store,
+        shadow,
+        identity,
+        log,
+        buses,
+        devices,
+        warnings: Vec::new(),
+    })
 }
 
 fn gateway(layered: &Layered, report: &mut Report) -> Option<Gateway> {

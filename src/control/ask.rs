@@ -21,6 +21,35 @@ use crate::model::value::Quality;
 pub enum Ask {
     Status,
     Read(Read),
+    Shadow(Shadow),
+    /// The device behind this thing is the right one.
+    Approve {
+        thing: String,
+    },
+    Identity(Identity),
+}
+
+/// What is asked about identities: `{"ask":"identity","verb":"renew","thing":"meter-1"}`,
+/// answered by `{"done":"…"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "lowercase")]
+pub enum Identity {
+    /// A new key and certificate before it is due.
+    Renew { thing: String },
+    /// Somebody changed the files.
+    Reload,
+}
+
+/// An operation of the Device Shadow REST API: `get`, `update`, `delete`, `list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shadow {
+    pub operation: String,
+    pub thing: String,
+    /// Empty: the classic one.
+    #[serde(default)]
+    pub shadow: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<serde_json::Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +72,10 @@ pub struct Address {
 pub enum Answer {
     Status(Box<Status>),
     Read(Shown),
+    /// What a shadow operation answers; null if there is nothing to say.
+    Shadow(serde_json::Value),
+    /// What was done, for people.
+    Done(String),
     #[serde(untagged)]
     Error {
         error: String,
@@ -190,13 +223,17 @@ mod tests {
         check(
             r#"{"ask":"read","bus":"line-1","unit":1,"table":"holding","address":0,"type":"float32","order":"CDAB"}"#,
         );
+        check(r#"{"ask":"identity","verb":"renew","thing":"meter-1"}"#);
+        check(r#"{"ask":"identity","verb":"reload"}"#);
         let answers = [
+            Answer::Done("x".into()),
             Answer::error(Why::Failed, "x"),
             Answer::Read(Shown::new(&Measured::Good(Value::Float(230.5)), Some("V".into()))),
             Answer::Read(Shown::new(&Measured::Uncertain(Value::Int(3), Cause::OutOfRange), None)),
             Answer::Read(Shown::new(&Measured::Bad(Cause::Exception(2)), None)),
         ];
         let expected = [
+            r#"{"done":"x"}"#,
             r#"{"error":"x","why":"failed"}"#,
             r#"{"read":{"value":230.5,"unit":"V","quality":"good"}}"#,
             r#"{"read":{"value":3,"quality":"uncertain","cause":"out-of-range"}}"#,

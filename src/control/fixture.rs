@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, Durability, Gateway, Log, LogFormat, MqttVersion, Security, Store, Uplink};
+use crate::config::{
+    Config, Durability, Gateway, Identity, Log, LogFormat, MqttVersion, Security, Shadow, Store, Uplink,
+};
 use crate::model::device::{
     Bus, BusTiming, Device, Host, LineDevice, ModbusDevice, Point, Protocol, RequestLimits, Source,
     TcpEndpoint, Transport, WriteFunction,
@@ -25,6 +27,8 @@ pub fn config() -> Config {
             bytes_max: 512 << 20,
             age_max: None,
         },
+        shadow: Shadow::default(),
+        identity: Identity::default(),
         log: Log { level: "info".into(), format: LogFormat::Text },
         buses: vec![bus("line-1", 0), bus("line-2", 1)],
         devices: vec![meter(), scale()],

@@ -1,7 +1,7 @@
 //! The status socket: what `fieldgate status` and `fieldgate read` ask.
 //!
 //! Constraints: whoever asks must never slow down a reading, so there are few connections,
-//! each with a bounded line and a deadline; an ask changes nothing; only root, the agent's
+//! each with a bounded line and a deadline; an ask for status or a read changes nothing; only root, the agent's
 //! own user and its group may ask.
 //!
 //! The way of an ask: accept → credentials of the peer → one line, parsed by `ask` → for
@@ -30,7 +30,7 @@ use tracing::{debug, warn};
 
 use self::ask::{Answer, Ask, Resolved, Shown, Why};
 use self::peer::Identity;
-use crate::channel::ReadRequest;
+use crate::channel::{self, IdentityAsk, IdentityWanted, Origin, ReadRequest, Wanted};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::model::time::Clock;
@@ -64,6 +64,10 @@ pub struct Room {
     pub clock: Clock,
     /// One per bus, in the configuration's order.
     pub buses: Vec<mpsc::Sender<ReadRequest>>,
+    /// Takes what is asked of shadows.
+    pub hub: mpsc::Sender<channel::Ask>,
+    /// Absent where no identity is kept.
+    pub keeper: Option<mpsc::Sender<IdentityAsk>>,
     pub started: Instant,
 }
 
@@ -103,7 +107,8 @@ impl Control {
                 },
             }
         }
-        // An ask that is being served is dropped: it changes nothing.
+        // An ask that is being served is dropped: what it asked of the hub is done or not, as
+        // if the asker had gone away.
         if let Err(error) = std::fs::remove_file(&self.path) {
             debug!(%error, "the status socket was already gone");
         }
@@ -113,15 +118,12 @@ impl Control {
 
 async fn serve(stream: UnixStream, own: Identity, room: Arc<Room>) {
     let talk = async {
-        let answer = match admit(&stream, own).await {
-            Ok(()) => None,
-            Err(refused) => Some(Answer::error(Why::Refused, refused)),
-        };
+        let admitted = admit(&stream, own).await;
         let (read, mut write) = stream.into_split();
-        let answer = match answer {
-            Some(refused) => refused,
-            None => match listen(read).await {
-                Ok(ask) => room.answer(ask).await,
+        let answer = match admitted {
+            Err(refused) => Answer::error(Why::Refused, refused),
+            Ok(uid) => match listen(read).await {
+                Ok(ask) => room.answer(ask, uid).await,
                 Err(error) => Answer::error(Why::Failed, error),
             },
         };
@@ -134,8 +136,8 @@ async fn serve(stream: UnixStream, own: Identity, room: Arc<Room>) {
     }
 }
 
-/// The error is what the peer is told.
-async fn admit(stream: &UnixStream, own: Identity) -> Result<(), String> {
+/// The user id of the peer. The error is what the peer is told.
+async fn admit(stream: &UnixStream, own: Identity) -> Result<u32, String> {
     let cred = stream.peer_cred().map_err(|e| e.to_string())?;
     let peer = Identity { uid: cred.uid(), gid: cred.gid() };
     let text = async |path| tokio::fs::read_to_string(path).await.unwrap_or_default();
@@ -143,7 +145,7 @@ async fn admit(stream: &UnixStream, own: Identity) -> Result<(), String> {
     if peer::may_ask(peer, own, "", "")
         || peer::may_ask(peer, own, &text("/etc/passwd").await, &text("/etc/group").await)
     {
-        return Ok(());
+        return Ok(peer.uid);
     }
     warn!(uid = peer.uid, gid = peer.gid, pid = cred.pid(), "refused at the status socket");
     Err(format!("uid {} may not ask: not root, not the agent's user, not in its group", peer.uid))
@@ -164,8 +166,23 @@ async fn listen(read: tokio::net::unix::OwnedReadHalf) -> Result<Ask, String> {
 }
 
 impl Room {
-    async fn answer(&self, ask: Ask) -> Answer {
+    async fn answer(&self, ask: Ask, uid: u32) -> Answer {
         match ask {
+            Ask::Shadow(ask) => {
+                let payload = ask.document.map(|d| d.to_string().into_bytes()).unwrap_or_default();
+                let what = Wanted::Shadow {
+                    thing: ask.thing,
+                    shadow: ask.shadow,
+                    operation: ask.operation,
+                    payload,
+                };
+                self.ask_hub(what, uid).await
+            }
+            Ask::Approve { thing } => self.ask_hub(Wanted::Approve { thing }, uid).await,
+            Ask::Identity(ask::Identity::Renew { thing }) => {
+                self.ask_keeper(IdentityWanted::Renew { thing }).await
+            }
+            Ask::Identity(ask::Identity::Reload) => self.ask_keeper(IdentityWanted::Reload).await,
             Ask::Status => {
                 let uptime_s = self.started.elapsed().as_secs();
                 let status = snapshot::take(&self.config, &self.metrics, self.clock.now(), uptime_s);
@@ -178,6 +195,41 @@ impl Room {
                     Ok(shown) => Answer::Read(shown),
                 },
             },
+        }
+    }
+
+    async fn ask_keeper(&self, what: IdentityWanted) -> Answer {
+        let Some(keeper) = &self.keeper else {
+            return Answer::error(Why::Failed, "this agent keeps no identities; see [identity]");
+        };
+        let (answer, answered) = oneshot::channel();
+        if keeper.try_send(IdentityAsk { what, answer }).is_err() {
+            return Answer::error(Why::Failed, "the agent has its hands full, or is stopping; try again");
+        }
+        match timeout(TALK_DEADLINE, answered).await {
+            Ok(Ok(Ok(done))) => Answer::Done(done),
+            Ok(Ok(Err(why))) => Answer::error(Why::Failed, why),
+            _ => Answer::error(Why::Failed, "the agent did not come to it in time"),
+        }
+    }
+
+    async fn ask_hub(&self, what: Wanted, uid: u32) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let ask = channel::Ask { from: Origin::Socket { uid }, what, answer };
+        if self.hub.try_send(ask).is_err() {
+            return Answer::error(Why::Failed, "the agent has its hands full, or is stopping; try again");
+        }
+        match timeout(READ_DEADLINE, answered).await {
+            Ok(Ok(channel::Answer::Done)) => Answer::Shadow(serde_json::Value::Null),
+            Ok(Ok(channel::Answer::Said(json))) => match serde_json::from_slice(&json) {
+                Ok(document) => Answer::Shadow(document),
+                Err(e) => Answer::error(Why::Failed, e.to_string()),
+            },
+            Ok(Ok(channel::Answer::Refused { code, message })) => {
+                Answer::error(Why::Failed, format!("{code}: {message}"))
+            }
+            Ok(Err(_)) => Answer::error(Why::Failed, "the agent stopped before it was done"),
+            Err(_) => Answer::error(Why::Failed, "the agent did not come to it in time"),
         }
     }
 

@@ -41,6 +41,8 @@ impl Agent {
             metrics,
             clock: Clock::Simulated { base: Timestamp(1_793_500_002_000), origin: Instant::now() },
             buses: vec![line_1],
+            hub: mpsc::channel(1).0,
+            keeper: None,
             started: Instant::now(),
         };
         let control = Control::bind(&dir.path().join("s"), room).unwrap();
@@ -127,6 +129,8 @@ async fn a_line_that_is_asked_too_fast_says_so_at_once() {
         metrics: Arc::new(Metrics::new(2, 2)),
         clock: Clock::System,
         buses: vec![full],
+        hub: mpsc::channel(1).0,
+        keeper: None,
         started: Instant::now(),
     };
     assert_eq!(room.read(found()).await, Err("other reads wait for this line; try again".into()));
@@ -157,6 +161,8 @@ async fn the_socket_is_private_and_leaves_with_the_agent() {
         metrics: Arc::new(Metrics::new(2, 2)),
         clock: Clock::System,
         buses: vec![],
+        hub: mpsc::channel(1).0,
+        keeper: None,
         started: Instant::now(),
     };
     let taken = Control::bind(&path, room()).err().map(|e| e.kind());

@@ -1,4 +1,4 @@
-//! TASK: the one writer of the outbox.
+//! TASK: the one writer of the outbox, of shadows and of all else that is kept of things.
 //!
 //! Constraints: up blocks, down never waits. Observations come over a bounded channel; while
 //! a commit is on its way to the disk the next ones gather there, so that a slow disk makes
@@ -8,23 +8,32 @@
 //! The way of an observation: channel → `apply` (report by exception, packing, numbering) →
 //! `batch_window` or `interval` ends → ONE store transaction → the store tells the uplink.
 //!
+//! The way of what somebody asks, and of a desired change: channel → [`things`] decides → the
+//! same transaction, without waiting for more → only then the answer, and the writes to the
+//! buses, which are never waited for.
+//!
 //! An orderly end: the buses drop their senders, the channel runs dry, the last rows are
 //! committed, and the hub returns by itself.
 
 pub mod apply;
+pub mod member;
 pub mod report;
+pub mod things;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use self::member::Now;
+use self::things::{Out, Things};
+use crate::channel::{Answer, Ask, WriteRequest};
 use crate::config::Durability;
 use crate::metrics::Metrics;
 use crate::model::ids::GatewayName;
 use crate::model::observation::Observation;
-use crate::model::row::Dropped;
+use crate::model::row::{Dropped, NewRow};
 use crate::model::time::{Clock, Timestamp};
 use crate::store::trim::Render;
 use crate::store::{self, Store};
@@ -42,7 +51,12 @@ pub struct Hub {
     pub gateway: GatewayName,
     pub store: Arc<Store>,
     pub durability: Durability,
+    pub things: Things,
     pub observations: mpsc::Receiver<Observation>,
+    pub asks: mpsc::Receiver<Ask>,
+    /// Where the writes to each device go, in the order of the devices.
+    pub writes: Vec<mpsc::Sender<WriteRequest>>,
+    pub started: Instant,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
 }
@@ -50,6 +64,9 @@ pub struct Hub {
 /// What `select` found.
 enum Event {
     Seen,
+    Asked(Vec<Ask>),
+    /// Something is due in `things`.
+    Due,
     Commit,
     Maintain,
     Ended,
@@ -60,13 +77,30 @@ impl Hub {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut commit_at: Option<Instant> = None;
         let mut maintain_at = Instant::now() + MAINTAIN_EVERY;
-        let mut readings = 0;
+        let (mut readings, mut answers) = (0, Vec::new());
         self.measure().await?;
         loop {
             match self.select(&mut batch, commit_at, maintain_at).await {
+                Event::Asked(asks) => {
+                    for ask in asks {
+                        answers.extend(self.ask(ask).await?);
+                    }
+                    commit_at = soon(commit_at);
+                }
+                Event::Due => {
+                    self.things.tick(self.now());
+                    if self.things.has_news() {
+                        commit_at = soon(commit_at);
+                    }
+                }
                 Event::Seen => {
+                    let now = self.now();
                     for seen in batch.drain(..) {
                         readings += self.state.apply(&seen);
+                        self.things.observe(&seen, now);
+                    }
+                    if self.things.is_urgent() {
+                        commit_at = soon(commit_at);
                     }
                     let window = match self.durability {
                         Durability::Commit { batch_window } => batch_window,
@@ -80,12 +114,12 @@ impl Hub {
                         Durability::Interval { .. } => readings >= READINGS_HELD_MAX,
                     };
                     if full || at <= Instant::now() {
-                        self.commit(&mut readings).await?;
+                        self.commit(&mut readings, &mut answers).await?;
                         commit_at = None;
                     }
                 }
                 Event::Commit => {
-                    self.commit(&mut readings).await?;
+                    self.commit(&mut readings, &mut answers).await?;
                     commit_at = None;
                 }
                 Event::Maintain => {
@@ -93,7 +127,7 @@ impl Hub {
                     maintain_at = Instant::now() + MAINTAIN_EVERY;
                 }
                 Event::Ended => {
-                    self.commit(&mut readings).await?;
+                    self.commit(&mut readings, &mut answers).await?;
                     return Ok(());
                 }
             }
@@ -106,29 +140,84 @@ impl Hub {
         commit_at: Option<Instant>,
         maintain_at: Instant,
     ) -> Event {
+        let due_at = self.things.next_wake().map(|wake| self.started + wake);
+        let mut asks = Vec::new();
         tokio::select! {
             biased;
             // First, so that a flood of observations cannot put off the commit for ever.
             () = sleep_until(commit_at.unwrap_or(maintain_at)), if commit_at.is_some() => Event::Commit,
             () = sleep_until(maintain_at) => Event::Maintain,
+            () = sleep_until(due_at.unwrap_or(maintain_at)), if due_at.is_some() => Event::Due,
+            n = self.asks.recv_many(&mut asks, ASKS_AT_ONCE), if !self.asks.is_closed() || !self.asks.is_empty() => {
+                if n == 0 { Event::Due } else { Event::Asked(asks) }
+            }
             n = self.observations.recv_many(batch, BATCH_MAX) => {
                 if n == 0 { Event::Ended } else { Event::Seen }
             }
         }
     }
 
-    async fn commit(&mut self, readings: &mut usize) -> Result<(), Error> {
+    fn now(&self) -> Now {
+        Now { mono: self.started.elapsed(), wall: self.clock.now() }
+    }
+
+    /// Decides about an ask; the answer goes out when it is on the disk.
+    async fn ask(&mut self, ask: Ask) -> Result<Option<(oneshot::Sender<Answer>, Answer)>, Error> {
+        let mut known = None;
+        if let Some(asked) = self.things.asked_command(&ask.what) {
+            known = self.store.run(move |s| s.command(&asked.thing, &asked.id)).await?;
+        }
+        let now = self.now();
+        let answer = self.things.ask(&ask.from, &ask.what, known, now);
+        Ok(Some((ask.answer, answer)))
+    }
+
+    async fn commit(
+        &mut self,
+        readings: &mut usize,
+        answers: &mut Vec<(oneshot::Sender<Answer>, Answer)>,
+    ) -> Result<(), Error> {
         let rows = self.state.seal();
-        if rows.is_empty() {
-            *readings = 0;
-            return Ok(());
+        let mut out = self.things.take();
+        let writes = std::mem::take(&mut out.writes);
+        if !rows.is_empty() || !out.is_empty() {
+            self.keep(rows, out).await?;
+            self.metrics.store.commits.add(1);
+            self.metrics.store.readings.add(*readings as u64);
+            self.gauges();
+        }
+        *readings = 0;
+        for (asker, answer) in answers.drain(..) {
+            // Whoever went away meanwhile asks again.
+            let _ = asker.send(answer);
+        }
+        let now = self.now();
+        for write in writes {
+            let line = self.writes.get(write.device.at());
+            if line.is_none_or(|line| line.try_send(write.clone()).is_err()) {
+                self.things.not_written(&write, now);
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep(&mut self, rows: Vec<NewRow>, out: Out) -> Result<(), Error> {
+        for route in &out.offline {
+            let route = *route;
+            self.store.run(move |s| s.drop_requests(route)).await?;
         }
         let rows = Arc::new(rows);
+        let mut out = Arc::new(out);
         let (mut done, mut size) = (0, rows.len());
-        while done < rows.len() {
+        while done < rows.len() || !out.is_empty() {
             let (batch, end) = (Arc::clone(&rows), (done + size).min(rows.len()));
-            match self.store.run(move |s| s.commit(&batch[done..end])).await {
-                Ok(_) => done = end,
+            let first = Arc::clone(&out);
+            let kept = self.store.run(move |s| s.commit_all(&batch[done..end], &first.kept, &first.letters));
+            match kept.await {
+                Ok(_) => {
+                    done = end;
+                    out = Arc::default();
+                }
                 Err(store::Error::Busy(who)) => {
                     tracing::warn!(who, "the store is busy; the commit is tried again");
                     tokio::time::sleep(BUSY_PAUSE).await;
@@ -145,10 +234,6 @@ impl Hub {
                 Err(e) => return Err(e.into()),
             }
         }
-        self.metrics.store.commits.add(1);
-        self.metrics.store.readings.add(*readings as u64);
-        *readings = 0;
-        self.gauges();
         Ok(())
     }
 
@@ -210,10 +295,20 @@ impl Hub {
     }
 }
 
+/// Somebody waits: no longer than it takes to let others come along.
+fn soon(commit_at: Option<Instant>) -> Option<Instant> {
+    let soon = Instant::now() + SOON;
+    Some(commit_at.map_or(soon, |at| at.min(soon)))
+}
+
 fn gap(gateway: &GatewayName, boot: &str, d: &Dropped) -> Vec<u8> {
     payload::gap(gateway, &d.device, boot, d.reason.as_str(), d.readings, (d.first, d.last))
 }
 
+/// How long an ask waits for company in its commit.
+const SOON: Duration = Duration::from_millis(2);
+/// Asks taken from the channel at one go.
+const ASKS_AT_ONCE: usize = 16;
 /// Observations taken from the channel at one go.
 const BATCH_MAX: usize = 256;
 /// Readings that are worth a commit of their own without waiting for the batch window.

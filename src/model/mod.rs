@@ -7,6 +7,7 @@
 pub mod decimal;
 pub mod device;
 pub mod ids;
+pub mod kept;
 pub mod line;
 pub mod observation;
 pub mod reading;

@@ -22,6 +22,10 @@ pub struct ThingName(Arc<str>);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShadowName(Arc<str>);
 
+/// The shadow of each thing in which fieldgate tells how the device and its desired members
+/// fare.
+pub const STATES: &str = "fieldgate";
+
 /// Why a text is no name; its text says what would be one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {

@@ -108,19 +108,13 @@ impl Sections {
         Self::from_tree(tree)
     }
 
-    /// Merges a patch without keeping times; what a mirror does with a document it only saw.
+    /// Merges a patch without keeping times, as a mirror does with a document it only saw.
     pub fn apply(&mut self, section: Section, patch: &Patch) {
         let slot = self.get_mut(section);
         match patch {
             Patch::Keep => {}
             Patch::Clear => *slot = None,
-            Patch::Merge(patch) => {
-                // Times of the right shape, that nobody reads.
-                let mut times = None;
-                let old = slot.take().unwrap_or_default();
-                merge::section(slot, &mut times, &old, When::now(0));
-                merge::section(slot, &mut times, patch, When::now(0));
-            }
+            Patch::Merge(patch) => merge::state_only(slot, patch),
         }
     }
 }

@@ -68,6 +68,24 @@ fn members(state: &mut Tree, times: &mut Tree, patch: &Tree, when: When<'_>) {
     }
 }
 
+/// The same for a state whose times nobody keeps.
+pub fn state_only(state: &mut Option<Tree>, patch: &Tree) {
+    fn members(state: &mut Tree, patch: &Tree) {
+        for (name, value) in patch {
+            match (value, state.get_mut(name)) {
+                (Value::Object(patch), Some(Value::Object(state))) => members(state, patch),
+                _ => match created(value) {
+                    Some(value) => drop(state.insert(name.clone(), value)),
+                    None => drop(state.shift_remove(name)),
+                },
+            }
+        }
+    }
+    let mut next = state.take().unwrap_or_default();
+    members(&mut next, patch);
+    *state = (!next.is_empty()).then_some(next);
+}
+
 /// What a value makes where there is no object to merge into: its nulls make nothing.
 fn created(value: &Value) -> Option<Value> {
     match value {

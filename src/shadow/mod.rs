@@ -8,18 +8,23 @@
 //! The way of a request: bytes → [`request`] parses or refuses → [`service::answer`] looks
 //! at the kept [`document::Shadow`], checks depth and version, merges ([`merge`]), checks
 //! the size → the next shadow and the messages about it. The caller commits the shadow and
-//! only then publishes the messages. To come: where the cloud has a service of its own,
-//! a mirror keeps both sides equal through the same door, by the three-way merge of
-//! its own.
+//! only then publishes the messages. Where the cloud has a service of its own,
+//! [`mirror`] keeps both sides equal through the same door, by the three-way merge of
+//! [`sync`].
 //!
 //! The delta is computed from the document and never stored.
 
+pub mod base;
+mod cloud;
 pub mod document;
 pub mod error;
 pub mod merge;
 pub mod message;
+pub mod mirror;
+pub mod pacer;
 pub mod request;
 pub mod service;
+pub mod sync;
 pub mod tree;
 
 pub use document::{Section, Sections, Shadow};
@@ -28,3 +33,6 @@ pub use message::{Kind, Message, Operation};
 pub use request::{Limits, Patch, Request, Update};
 pub use service::{Answer, answer, list_named, refuse};
 pub use tree::Tree;
+
+#[cfg(test)]
+mod tests;

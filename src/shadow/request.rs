@@ -117,6 +117,15 @@ impl Request {
         }
     }
 
+    pub fn with_token(self, token: &str) -> Self {
+        let owned = Some(token.to_owned());
+        match self {
+            Request::Get { .. } => Request::Get { token: owned },
+            Request::Update(update) => Request::Update(update.with_token(token)),
+            Request::Delete { .. } => Request::Delete { token: owned },
+        }
+    }
+
     /// The payload that says this request, as compact JSON.
     pub fn to_payload(&self) -> Vec<u8> {
         let mut tree = Tree::new();

@@ -8,6 +8,7 @@
 //! token buckets → `window` → `link` → PUBACK → `window` gives the row back → `store.ack`.
 
 pub mod bucket;
+pub mod claim;
 pub mod lanes;
 pub mod link;
 pub mod render;

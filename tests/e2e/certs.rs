@@ -16,6 +16,8 @@ pub struct Pair {
 pub struct Authority {
     dir: PathBuf,
     pub certificate: PathBuf,
+    /// For a foreign signer.
+    pub key: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -37,7 +39,9 @@ impl Authority {
         let pem = params.self_signed(&key).unwrap().pem();
         let certificate = dir.join(format!("{name}-ca.pem"));
         std::fs::write(&certificate, pem).unwrap();
-        Authority { dir: dir.to_owned(), certificate, issuer: Issuer::new(params, key) }
+        let file = dir.join(format!("{name}-ca.key"));
+        std::fs::write(&file, key.serialize_pem()).unwrap();
+        Authority { dir: dir.to_owned(), certificate, key: file, issuer: Issuer::new(params, key) }
     }
 
     pub fn server(&self, kind: Server) -> Pair {

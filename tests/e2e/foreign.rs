@@ -108,7 +108,7 @@ impl Device {
     }
 }
 
-fn python(script: &str, arguments: &[&str], served: &Path) -> Process {
+pub fn python(script: &str, arguments: &[&str], served: &Path) -> Process {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = std::env::var_os("FIELDGATE_TEST_PYTHON")
         .map_or_else(|| root.join(".cache/test-venv/bin/python"), PathBuf::from);

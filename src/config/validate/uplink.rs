@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::values::{DAY, HOUR, Reader, SECOND};
 use crate::config::errors::{Place, Report};
 use crate::config::load::{Layered, Placed};
-use crate::config::{Login, MqttVersion, Security, Tls, Uplink, raw, text};
+use crate::config::{Login, MqttVersion, Security, Tls, Uplink, credential, raw, text};
 use crate::model::ids::GatewayName;
 
 pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> Option<Uplink> {
@@ -93,10 +93,10 @@ fn client_id(raw: &raw::Uplink, gateway: &GatewayName, place: &Place, report: &m
     client_id
 }
 
-struct Address {
-    host: String,
-    port: u16,
-    tls: bool,
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+    pub tls: bool,
 }
 
 const URL_HELP: &str = "write \"mqtts://HOST\" or \"mqtts://HOST:PORT\"";
@@ -115,7 +115,7 @@ fn address(url: Option<&str>, place: &Place, report: &mut Report) -> Option<Addr
     }
 }
 
-fn parse_url(url: &str) -> Result<Address, (String, String)> {
+pub fn parse_url(url: &str) -> Result<Address, (String, String)> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err((format!("\"{url}\" is not a URL"), URL_HELP.into()));
     };
@@ -229,7 +229,22 @@ fn existing(
     place: &Place,
     report: &mut Report,
 ) -> Option<PathBuf> {
-    let path = directory.join(path?);
+    let path = path?;
+    if let Some(name) = credential::name(path) {
+        if !credential::is_name(name) {
+            let help = "credential:NAME, of letters, digits, . _ -";
+            report.error(place, key, format!("{} is no credential", path.display()), help);
+        }
+        return Some(path.to_owned());
+    }
+    if let Some(token) = path.to_str().filter(|p| key == "key" && p.starts_with("pkcs11:")) {
+        if !cfg!(feature = "pkcs11") {
+            let help = "build with the feature `pkcs11`, or name a PEM file";
+            report.error(place, key, "this program was built without PKCS#11", help);
+        }
+        return Some(token.into());
+    }
+    let path = directory.join(path);
     match std::fs::metadata(&path) {
         Ok(found) if found.is_file() => {}
         Ok(_) => report.error(place, key, format!("{} is not a file", path.display()), "name a PEM file"),
