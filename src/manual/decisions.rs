@@ -113,7 +113,7 @@
 //! ## What registers cannot show exactly is not written
 //! A rounded value would be reported as another one than is desired, for ever. Cost: who
 //! desires 21.55 of a register of tenths gets a refusal with the two nearest values. A float
-//! is held to the digits that it was asked for: 231.4 in a float32 is 231.4.
+//! is held to the digits that its width keeps: 231.4 in a float32 is 231.4.
 //!
 //! ## Parts of a register are written by function 22 only
 //! Reading, changing and writing the whole register would undo what the device, or somebody

@@ -6,14 +6,15 @@
 //!   else what is reported would never equal what is desired.
 //! - A part of a register goes by function 22, so that its neighbours are not touched, not
 //!   even between a read and a write.
-//! - Whether a device did it is asked in words, not in floats: what was read is encoded
-//!   again, and the words compared. So 231.4 in a float32 is 231.4.
+//! - Whether a device did it is asked of the words, not of the wanted number: what was read is
+//!   compared with what the written words mean. So 231.4 in a float32 is 231.4, although it
+//!   reads 231.39999389648438.
 //!
 //! The way of a value: JSON → [`Value`] → bounds and step → words → [`WritePlan`] → the bus.
 
 use std::fmt;
 
-use super::codec::{EncodeError, encode, encode_exact, own_bits};
+use super::codec::{EncodeError, encode_exact, own_bits, shown};
 use super::command::Command;
 use crate::model::decimal::Decimal;
 use crate::model::device::{ModbusDevice, Point, Source, WriteFunction};
@@ -40,9 +41,7 @@ impl WritePlan {
     /// What was read back is what was written.
     pub fn is_met(&self, read: &Measured) -> bool {
         match (&self.read_back, read) {
-            (Some(point), Measured::Good(value)) => {
-                encode(point, value).is_ok_and(|words| words == self.expect)
-            }
+            (Some(point), Measured::Good(value)) => shown(point, &self.expect).as_ref() == Some(value),
             _ => false,
         }
     }
@@ -85,20 +84,16 @@ pub fn plan(device: &ModbusDevice, point: &Point, wanted: &serde_json::Value) ->
     })
 }
 
-/// Whether these words of the point (of a coil: 0 or 1) are what is wanted. Two values that
-/// the registers cannot tell apart are one.
+/// Whether these words of the point (of a coil: 0 or 1) mean what is wanted.
 pub fn satisfied(point: &RegisterPoint, wanted: &serde_json::Value, words: &[u16]) -> bool {
-    let read = match words {
-        [bit] if point.table.is_bits() => super::codec::decode_bit(point, *bit != 0),
-        words => super::codec::decode(point, words, None),
-    };
-    matches!(read, Measured::Good(value) if holds(point, wanted, &value))
+    shown(point, words).is_some_and(|read| holds(point, wanted, &read))
 }
 
-/// [`satisfied`] for a value that was read already.
+/// [`satisfied`] for a value that was read already. A float is compared with what the device
+/// shows of the wanted one.
 pub fn holds(point: &RegisterPoint, wanted: &serde_json::Value, read: &Value) -> bool {
     let Ok(wanted) = value(point, wanted) else { return false };
-    encode_exact(point, &wanted).is_ok_and(|wanted| encode(point, read) == Ok(wanted))
+    encode_exact(point, &wanted).is_ok_and(|words| shown(point, &words).as_ref() == Some(read))
 }
 
 fn planned(device: &ModbusDevice, point: &Point, wanted: &serde_json::Value) -> Result<WritePlan, Why> {

@@ -437,11 +437,13 @@ async fn a_newer_write_ends_the_wait_of_the_older_and_a_stop_ends_all() {
     let never = on_write(Act::Slow(ms(600_000)));
     let mut running = Running::start(tcp(), vec![device.clone()], never).await;
     running.told.recv().await.unwrap();
+    let start = Instant::now();
     for (id, at) in [(1, 0), (2, 1), (3, 0)] {
         running.writes.send(wanted(id, &device, at, 42)).await.unwrap();
     }
     let told = running.until_wrote().await;
     assert_eq!(told, ["d0 0=7", "d0 wrote 1 0=NotTaken { read: Good(Uint(7)) }"]);
+    assert_eq!(start.elapsed(), Duration::ZERO, "the older was waited for");
     // The frame of the third goes out before the stop is looked at.
     while running.far.writes().len() < 3 {
         sleep(ms(1)).await;

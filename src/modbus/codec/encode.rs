@@ -5,8 +5,10 @@
 //! device, refuses it. Everything else that the register cannot hold is refused by both, and
 //! so is the pattern that the vendor reserved for "no value".
 
+use std::cmp::Ordering;
+
 use super::{decode, decode_bit, half, low_bits, power_of_ten, text, value_words};
-use crate::model::decimal::{self, Decimal};
+use crate::model::decimal::Decimal;
 use crate::model::reading::Measured;
 use crate::model::register::{Encoding, Half, Kind, Names, RegisterPoint, Transform};
 use crate::model::transform::Raw;
@@ -71,12 +73,18 @@ pub fn encode_scaled(
 }
 
 /// [`encode`] without rounding: whoever reads the words sees the value. A float's last digits
-/// are its own: what is read is the value again, rounded to the digits it was given with.
+/// are its own: it is the value, rounded to the digits that a float of this width keeps.
 pub fn encode_exact(point: &RegisterPoint, value: &Value) -> Result<Vec<u16>, EncodeError> {
     let words = encode(point, value)?;
-    let is_float = matches!(point.encoding.kind, Kind::Float16 | Kind::Float32 | Kind::Float64);
+    // 11, 24 and 53 bits.
+    let digits = match point.encoding.kind {
+        Kind::Float16 => Some(3),
+        Kind::Float32 => Some(7),
+        Kind::Float64 => Some(15),
+        _ => None,
+    };
     match shown(point, &words) {
-        Some(shown) if same(value, &shown, is_float) => Ok(words),
+        Some(shown) if same(value, &shown, digits) => Ok(words),
         _ => Err(EncodeError::Inexact { nearest: nearest(point, value, &words) }),
     }
 }
@@ -93,8 +101,8 @@ pub fn own_bits(encoding: &Encoding) -> Option<u16> {
     bits.first().copied().filter(|bits| *bits != u16::MAX)
 }
 
-/// What these words mean, if they are a good value.
-fn shown(point: &RegisterPoint, words: &[u16]) -> Option<Value> {
+/// What these words (of a coil or discrete input: 0 or 1) mean, if they are a good value.
+pub fn shown(point: &RegisterPoint, words: &[u16]) -> Option<Value> {
     let measured = match words {
         [word] if point.table.is_bits() => decode_bit(point, *word != 0),
         words => decode(point, words, None),
@@ -105,30 +113,31 @@ fn shown(point: &RegisterPoint, words: &[u16]) -> Option<Value> {
     }
 }
 
-fn same(wanted: &Value, shown: &Value, is_float: bool) -> bool {
-    match (integer(wanted), integer(shown)) {
-        (Some(a), Some(b)) => return a == b,
-        (Some(a), None) | (None, Some(a)) if !is_float => {
-            // Compared as integers: beyond 2^53 a float would equal its neighbours.
-            let other = if integer(wanted).is_some() { shown } else { wanted };
-            return matches!(other, Value::Float(x) if *x == x.trunc() && *x as i128 == a);
-        }
-        _ => {}
+/// `digits`: how many of them a float of the register keeps.
+fn same(wanted: &Value, shown: &Value, digits: Option<usize>) -> bool {
+    if let (Some(a), Some(b)) = (integer(wanted), integer(shown)) {
+        return a == b;
     }
     match (wanted, shown) {
         (Value::Flags(a), Value::Flags(b)) => {
             a.iter().all(|n| b.contains(n)) && b.iter().all(|n| a.contains(n))
         }
+        (Value::Float(x), Value::Int(_) | Value::Uint(_)) => {
+            *x == x.trunc() && integer(shown) == Some(*x as i128)
+        }
         (Value::Float(_) | Value::Int(_) | Value::Uint(_), Value::Float(y)) => {
             let Some(x) = wanted.as_f64() else { return false };
-            if integer(wanted).is_some_and(|i| *y as i128 != i) {
-                return false;
-            }
-            let places = Decimal::of(x).map(|d| d.places);
-            x == *y || is_float && places.is_some_and(|places| decimal::round(*y, places) == x)
+            // Beyond 2^53 a float would equal the neighbours of the integer.
+            integer(wanted).is_none_or(|i| x as i128 == i)
+                && (x == *y || digits.is_some_and(|digits| significant(*y, digits) == Some(x)))
         }
         (wanted, shown) => wanted == shown,
     }
+}
+
+/// Rounded to so many digits.
+fn significant(x: f64, digits: usize) -> Option<f64> {
+    format!("{x:.*e}", digits.saturating_sub(1)).parse().ok()
 }
 
 fn integer(value: &Value) -> Option<i128> {
@@ -154,8 +163,13 @@ fn nearest(point: &RegisterPoint, value: &Value, words: &[u16]) -> String {
     };
     let near: Vec<Value> = (-1..=1).filter_map(beside).filter(|v| v.as_f64().is_some()).collect();
     let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
-    let below = near.iter().filter(|v| number(v) < x).max_by(|a, b| number(a).total_cmp(&number(b)));
-    let above = near.iter().filter(|v| number(v) > x).min_by(|a, b| number(a).total_cmp(&number(b)));
+    // Beyond 2^53 floats that are equal may stand for different integers.
+    let side = |v: &Value| {
+        let exactly = || integer(value).map_or(Ordering::Equal, |i| (number(v) as i128).cmp(&i));
+        number(v).total_cmp(&x).then_with(exactly)
+    };
+    let below = near.iter().filter(|v| side(v).is_lt()).max_by(|a, b| number(a).total_cmp(&number(b)));
+    let above = near.iter().filter(|v| side(v).is_gt()).min_by(|a, b| number(a).total_cmp(&number(b)));
     let both: Vec<String> = below.into_iter().chain(above).map(Value::to_string).collect();
     both.join(" and ")
 }
