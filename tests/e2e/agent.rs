@@ -63,6 +63,13 @@ impl Agent {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// A verb with words behind it, without `--json`: exit code and standard output.
+    pub fn tell(&self, words: &[&str]) -> (i32, String) {
+        let output = self.command(words[0]).args(&words[1..]).stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        (output.status.code().unwrap_or(-1), text.into_owned())
+    }
+
     fn command(&self, verb: &str) -> Command {
         // A verb that never ends would hold the whole suite; `run` ends with its owner.
         let mut command = Command::new(if verb == "run" { BINARY } else { "timeout" });

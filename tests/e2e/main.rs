@@ -27,5 +27,6 @@ mod world;
 mod devices;
 mod fixtures;
 mod outages;
+mod things;
 mod tls;
 mod writes;

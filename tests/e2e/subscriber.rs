@@ -18,7 +18,7 @@ pub struct Message {
 
 pub struct Subscriber {
     shared: Arc<Shared>,
-    _client: Client,
+    client: Client,
 }
 
 #[derive(Default)]
@@ -31,7 +31,13 @@ struct Shared {
 impl Subscriber {
     /// Returns when the broker has confirmed the subscription.
     pub fn start(port: u16) -> Subscriber {
-        let mut options = MqttOptions::new("the-check", "127.0.0.1", port);
+        Subscriber::watching(port, "the-check", "dt/#")
+    }
+
+    /// An application with its own client id and filter.
+    pub fn watching(port: u16, name: &str, filter: &str) -> Subscriber {
+        let filter = filter.to_owned();
+        let mut options = MqttOptions::new(name, "127.0.0.1", port);
         options.set_clean_session(false).set_keep_alive(Duration::from_secs(5));
         options.set_max_packet_size(1 << 20, 1 << 20);
         let (client, mut connection) = Client::new(options, 16);
@@ -44,7 +50,7 @@ impl Subscriber {
                 }
                 match event {
                     Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                        asks.try_subscribe("dt/#", QoS::AtLeastOnce).unwrap();
+                        asks.try_subscribe(filter.as_str(), QoS::AtLeastOnce).unwrap();
                     }
                     Ok(Event::Incoming(Packet::SubAck(_))) => {
                         own.subscribed.fetch_add(1, Ordering::SeqCst);
@@ -61,7 +67,7 @@ impl Subscriber {
                 }
             }
         });
-        let subscriber = Subscriber { shared, _client: client };
+        let subscriber = Subscriber { shared, client };
         subscriber.wait_subscribed(1);
         subscriber
     }
@@ -70,6 +76,10 @@ impl Subscriber {
     #[track_caller]
     pub fn wait_subscribed(&self, n: usize) {
         until_true("the check's subscription", || self.subscriptions() >= n);
+    }
+
+    pub fn publish(&self, topic: &str, payload: &Value) {
+        self.client.publish(topic, QoS::AtLeastOnce, false, payload.to_string()).unwrap();
     }
 
     pub fn subscriptions(&self) -> usize {
