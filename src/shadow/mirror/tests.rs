@@ -521,6 +521,7 @@ fn who_is_always_refused_asks_ever_more_slowly() {
         world.act(&WRITE(Side::Local, Section::Reported, "o.x"));
         let end = world.now.ms + 3_600_000;
         while world.now.ms < end {
+            assert!(world.requests <= most, "{code}: {} requests before the hour is over", world.requests);
             if !world.up.is_empty() {
                 let request = world.up.remove(0);
                 world.refuse = (request.operation == Operation::Update).then_some(code);
@@ -535,7 +536,7 @@ fn who_is_always_refused_asks_ever_more_slowly() {
                 world.wait(due.saturating_sub(world.now.ms).max(1));
             }
         }
-        assert!((5..=most).contains(&world.requests), "{code}: {} in an hour", world.requests);
+        assert!(world.requests >= 5, "{code}: only {} in an hour", world.requests);
         world.calm();
         world.assert_equal();
     }
