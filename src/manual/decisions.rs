@@ -152,5 +152,6 @@
 //! ring signs with them. Cost: the packaged program takes RSA keys by file only.
 //!
 //! ## No EST
-//! No kept crate speaks RFC 7030, and an HTTP client of our own for it would be more code than
-//! the rest of the room. `csr` with a script around it does the same. Cost: that script.
+//! The one crate found for RFC 7030 (est-ca 0.2.0) is young, does not build on docs.rs, makes
+//! the key itself and brings an HTTP client with a tree of its own. `csr` with a script around
+//! it does the same. Cost: that script.
