@@ -3,6 +3,7 @@
 //! `raw` mirrors the TOML text, `load` finds and layers the files, `models` lays devices over
 //! their models, `validate` turns the one into the other and reports every mistake at once.
 
+pub mod credential;
 pub mod errors;
 pub mod load;
 pub mod models;
