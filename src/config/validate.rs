@@ -14,6 +14,7 @@ pub mod names;
 pub mod point;
 pub mod register;
 pub mod shadow;
+pub mod thing;
 pub mod transform;
 pub mod uplink;
 pub mod values;
@@ -38,6 +39,7 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     let gateway = gateway(&layered, report);
     let name = gateway.as_ref().map_or(GatewayName::new("gateway"), |g| g.name.clone());
     let uplink = uplink::uplink(&layered, &name, report);
+    let thing = thing::thing(&layered.thing, report);
     let store = store(&layered, report);
     let shadow = shadow::shadow(&layered.shadow, report);
     let log = log(&layered.log, report);
@@ -48,6 +50,7 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     Some(Config {
         gateway: gateway?,
         uplink: uplink?,
+        thing,
         store,
         shadow,
         log,
