@@ -25,6 +25,7 @@ use crate::store::{self, Disk, Store};
 use crate::supervise::{Ended, Stage, Supervisor};
 use crate::uplink::Uplink;
 use crate::uplink::link::{Identity, Link, MqttLink};
+use crate::uplink::pacer::Pacer;
 use crate::wire::topics::{Template, TemplateError};
 
 #[derive(Debug, thiserror::Error)]
@@ -201,10 +202,15 @@ impl<L: Link> App<L> {
     fn uplink(self) -> Uplink<L> {
         Uplink {
             grace: self.config.gateway.stop_grace / 4,
+            pacer: Arc::new(Pacer::new(self.config.uplink.connects_per_second)),
             config: Arc::new(self.config.uplink),
+            name: self.config.gateway.name.as_str().into(),
             gateway: self.config.gateway.name,
+            route: Route::GATEWAY,
             topic: self.topic,
-            status_topic: self.status_topic,
+            status_topic: Some(self.status_topic),
+            filters: Vec::new(),
+            asks: None,
             store: self.store,
             link: self.world.link,
             clock: self.world.clock,

@@ -74,6 +74,18 @@ pub struct Uplink {
     pub connects_per_second: u32,
 }
 
+impl Uplink {
+    /// The same for the connections of things.
+    pub fn of_things(&self, thing: &Thing) -> Uplink {
+        Uplink {
+            window: thing.window,
+            topic: thing.topic.clone(),
+            status_topic: thing.status_topic.clone(),
+            ..self.clone()
+        }
+    }
+}
+
 /// `[thing]`: things that have a connection of their own.
 #[derive(Clone, Debug)]
 pub struct Thing {
