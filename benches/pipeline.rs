@@ -36,7 +36,8 @@ use fieldgate::model::value::Value;
 use fieldgate::store::Store;
 use fieldgate::store::inspect::inspect;
 use fieldgate::uplink::Uplink;
-use fieldgate::uplink::link::MqttLink;
+use fieldgate::uplink::link::{Identity, MqttLink};
+use fieldgate::uplink::pacer::Pacer;
 use fieldgate::wire::payload::{Head, Telemetry};
 use fieldgate::wire::topics::Template;
 use rumqttc::v5;
@@ -299,8 +300,13 @@ async fn drain_ours(config: &Config, file: &Path) -> anyhow::Result<f64> {
     let stop = CancellationToken::new();
     let task = Uplink {
         topic: Template::parse(&uplink.topic, &gateway)?,
-        status_topic: "dt/bench/status".into(),
-        link: MqttLink::new(Arc::clone(&uplink)),
+        status_topic: Some("dt/bench/status".into()),
+        link: MqttLink::new(Arc::clone(&uplink), Identity::gateway(&uplink)),
+        route: Route::GATEWAY,
+        name: "bench".into(),
+        filters: Vec::new(),
+        asks: None,
+        pacer: Arc::new(Pacer::new(uplink.connects_per_second)),
         config: uplink,
         gateway,
         store: Arc::clone(&store),

@@ -30,7 +30,8 @@ use crate::notify::progress::Expectations;
 use crate::store::{self, Disk, Store};
 use crate::supervise::{Ended, Stage, Supervisor};
 use crate::uplink::Uplink;
-use crate::uplink::link::{Link, MqttLink};
+use crate::uplink::link::{Identity, Link, MqttLink};
+use crate::uplink::pacer::Pacer;
 use crate::wire::topics::{Template, TemplateError};
 
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +62,7 @@ impl World<MqttLink> {
             seed: fastrand::u64(..),
             observations_max: bus::OBSERVATIONS_MAX,
             dial: Box::new(|_| Dial::Transport),
-            link: MqttLink::new(Arc::new(config.uplink.clone())),
+            link: MqttLink::new(Arc::new(config.uplink.clone()), Identity::gateway(&config.uplink)),
             disk: Disk::Thread,
         }
     }
@@ -273,10 +274,15 @@ impl<L: Link> App<L> {
     fn uplink(self) -> Uplink<L> {
         Uplink {
             grace: self.config.gateway.stop_grace / 4,
+            pacer: Arc::new(Pacer::new(self.config.uplink.connects_per_second)),
             config: Arc::new(self.config.uplink),
+            name: self.config.gateway.name.as_str().into(),
             gateway: self.config.gateway.name,
+            route: Route::GATEWAY,
             topic: self.topic,
-            status_topic: self.status_topic,
+            status_topic: Some(self.status_topic),
+            filters: Vec::new(),
+            asks: None,
             store: self.store,
             link: self.world.link,
             clock: self.world.clock,

@@ -27,6 +27,11 @@ impl Gauge {
         self.0.store(n, Ordering::Relaxed);
     }
 
+    /// For a gauge that many tasks share: each adds what it took and takes it back.
+    pub fn shift(&self, n: i64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
     pub fn get(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -119,5 +124,12 @@ pub struct UplinkMetrics {
     pub readings_acked: Counter,
     pub bytes_sent: Counter,
     pub dead_lettered: Counter,
+    /// Letters that the broker would not take.
+    pub mail_dropped: Counter,
+    /// Messages that came from the broker.
+    pub arrived: Counter,
     pub window_used: Gauge,
+    /// Of the things that have a connection of their own.
+    pub things_online: Gauge,
+    pub things_offline: Gauge,
 }

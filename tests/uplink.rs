@@ -15,6 +15,7 @@ use fieldgate::model::row::{Kind, NewRow, OutboxId, Route};
 use fieldgate::model::time::{Clock, Timestamp};
 use fieldgate::store::Store;
 use fieldgate::uplink::link::LinkError;
+use fieldgate::uplink::pacer::Pacer;
 use fieldgate::uplink::{Error, Uplink};
 use fieldgate::wire::topics::Template;
 use kit::{NOW, Place, check_sums, ids, layout, row};
@@ -47,6 +48,8 @@ fn config() -> config::Uplink {
         backlog_messages_per_second: None,
         reconnect_min: SECOND,
         reconnect_max: 120 * SECOND,
+        session_expiry: Duration::from_secs(3600),
+        connects_per_second: 10,
     }
 }
 
@@ -72,8 +75,13 @@ impl Rig {
         let gateway = "gw".into();
         let uplink = Uplink {
             topic: Template::parse(&config.topic, &gateway).unwrap(),
-            status_topic: "dt/gw/status".into(),
+            status_topic: Some("dt/gw/status".into()),
+            pacer: Arc::new(Pacer::new(config.connects_per_second)),
             config: Arc::new(config),
+            route: Route::GATEWAY,
+            name: "gw".into(),
+            filters: Vec::new(),
+            asks: None,
             gateway,
             store: Arc::clone(&store),
             link: near,
@@ -591,9 +599,10 @@ async fn the_status_tells_what_waits_and_the_will_that_we_are_gone() {
     let mut rig = Rig::new(5, config);
     rig.metrics.store.oldest_ms.set(NOW.0 + 1);
     let mut conn = rig.far.accept().await;
-    assert!(conn.will.retain);
-    assert_eq!(conn.will.topic, "dt/gw/status");
-    let will: serde_json::Value = serde_json::from_slice(&conn.will.payload).unwrap();
+    let will = conn.will.take().unwrap();
+    assert!(will.retain);
+    assert_eq!(will.topic, "dt/gw/status");
+    let will: serde_json::Value = serde_json::from_slice(&will.payload).unwrap();
     let boot = rig.store.boot().to_string();
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(

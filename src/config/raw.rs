@@ -76,7 +76,14 @@ table!(
         backlog_messages_per_second: u32,
         reconnect_min: Span,
         reconnect_max: Span,
+        session_expiry: Span,
+        connects_per_second: u32,
     }
+);
+
+table!(
+    /// `[thing]`
+    Thing { topic: String, status_topic: String, window: u16 }
 );
 
 table!(

@@ -9,6 +9,7 @@
 //! → its points one by one → `Device`; the buses get their devices last.
 
 pub mod bus;
+pub mod connections;
 pub mod device;
 pub mod identity;
 pub mod names;
@@ -41,6 +42,7 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     let gateway = gateway(&layered, report);
     let name = gateway.as_ref().map_or(GatewayName::new("gateway"), |g| g.name.clone());
     let uplink = uplink::uplink(&layered, &name, report);
+    let thing = connections::thing(&layered.thing, report);
     let store = store(&layered, report);
     let shadow = shadow::shadow(&layered.shadow, report);
     let identity = identity::identity(&layered, uplink.as_ref(), report);
@@ -52,6 +54,7 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     Some(Config {
         gateway: gateway?,
         uplink: uplink?,
+        thing,
         store,
         shadow,
         identity,

@@ -36,6 +36,8 @@ impl Lanes {
     /// The range to read from next for this lane.
     pub fn next(&self, lane: Lane) -> Option<(OutboxId, OutboxId)> {
         match lane {
+            // Letters are no rows.
+            Lane::Mail => None,
             Lane::Live => (self.newest > self.live_after).then_some((self.live_after, self.newest)),
             Lane::Backlog => self.backlog.front().copied(),
         }
@@ -44,6 +46,7 @@ impl Lanes {
     /// Everything of the range up to `last` was read; `last` is its end if nothing was found.
     pub fn read(&mut self, lane: Lane, last: OutboxId) {
         match lane {
+            Lane::Mail => {}
             Lane::Live => self.live_after = self.live_after.max(last),
             Lane::Backlog => {
                 if let Some((after, through)) = self.backlog.front_mut() {

@@ -7,86 +7,133 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::Bucket;
+use super::fill::{Letters, Limits};
+use super::inbox::{Inbox, Taken};
 use super::lanes::Lanes;
-use super::link::{Link, LinkError, LinkEvent, Message, Session};
+use super::link::{Link, LinkError, LinkEvent, Message, Session, Token};
 use super::suspect::{Suspect, Verdict};
-use super::window::{Entry, Lane, Window};
+use super::window::{Entry, Item, Lane, Window};
 use super::{Ended, Error, Uplink};
-use crate::model::row::{OutboxId, Reason, Route, Row};
+use crate::model::row::{OutboxId, Route, Row};
 use crate::store;
 
-struct Run<S> {
-    session: S,
-    window: Window,
-    lanes: Lanes,
+pub(super) struct Run<S> {
+    pub session: S,
+    pub window: Window,
+    /// Below what the broker takes, so that acknowledgements always find their way.
+    pub window_max: usize,
+    pub lanes: Lanes,
     live: VecDeque<Row>,
     backlog: VecDeque<Row>,
-    limits: Limits,
-    /// A row under suspicion that goes first and alone, once the connection is proven good.
-    probe: Probe,
-    /// So many rows go one by one, because one of them made the broker hang up.
+    pub letters: Letters,
+    inbox: Inbox,
+    pub limits: Limits,
+    /// What is under suspicion and goes first and alone, once the connection is proven good.
+    pub probe: Probe,
+    /// The broker has answered something.
+    pub is_proven: bool,
+    /// Filters wait for their SUBACK.
+    pub is_subscribing: bool,
+    /// So many go one by one, because one of them made the broker hang up.
     one_by_one: usize,
-    /// Rows acknowledged since the last flush that was seen to end: until then a power cut may
+    /// Acknowledged since the last flush that was seen to end: until then a power cut may
     /// bring them back.
-    unsettled: usize,
+    pub unsettled: usize,
+    /// Letters among them that no flush has taken yet.
+    has_done_mail: bool,
     /// A flush under way, and how many of those it settles.
     flush: Option<(usize, JoinHandle<Result<(), store::Error>>)>,
     committed: watch::Receiver<OutboxId>,
+    mail_committed: watch::Receiver<i64>,
     /// Which publish was the oldest in flight at the last tick, and since when.
     oldest: (Option<u64>, Instant),
+    begun: Instant,
     progress: bool,
     /// Commits at the last tick, to see whether acknowledged rows are deleted by themselves.
     commits: u64,
-    status_at: Instant,
+    pub status_at: Instant,
+    /// The hub was told that this connection stands.
+    is_announced: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Probe {
+pub(super) enum Probe {
     No,
-    /// Waits for the acknowledgement of the status message.
-    Wanted(OutboxId),
-    Sent(OutboxId),
-}
-
-struct Limits {
-    begun: Instant,
-    messages: Option<Bucket>,
-    bytes: Option<Bucket>,
-    backlog: Option<Bucket>,
+    /// Waits for a proof that the connection is good.
+    Wanted(Item),
+    Sent(Item),
 }
 
 enum Wake {
     Events(Result<(), LinkError>),
+    Answered(Result<Option<Token>, LinkError>),
     Committed,
+    Mail,
     Tick,
     Stop,
+    Changed,
     Refilled,
 }
 
+/// What the connection is watched for beside its own events.
+struct Around<'a> {
+    stop: &'a CancellationToken,
+    changes: &'a mut Option<watch::Receiver<u64>>,
+    tick: Interval,
+}
+
 impl<L: Link> Uplink<L> {
+    /// From CONNACK to the end; the hub hears of both.
     pub(super) async fn session(
         &self,
         session: L::Session,
         suspect: &mut Suspect,
+        changes: &mut Option<watch::Receiver<u64>>,
         stop: &CancellationToken,
     ) -> Result<Ended, Error> {
         // What the last connection had acknowledged is deleted before the backlog is read, so
-        // that it is not sent twice.
+        // that it is not sent twice; what it asked the cloud is asked anew.
         self.store.run(|s| s.flush_acks()).await?;
-        let committed = self.store.committed(Route::GATEWAY);
+        self.forget_requests().await?;
+        let mut run = self.begin(session, suspect);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut around = Around { stop, changes, tick };
+        let ended = match self.subscribe(&mut run) {
+            Ok(()) => self.live(&mut run, suspect, &mut around).await?,
+            Err(why) => run.lost(why),
+        };
+        // Before the hub hears of it: what it asks from now on is for the next connection.
+        let is_announced = run.is_announced;
+        drop(run);
+        self.forget_requests().await?;
+        if is_announced {
+            self.say_offline(stop).await;
+        }
+        Ok(ended)
+    }
+
+    fn begin(&self, session: L::Session, suspect: &Suspect) -> Run<L::Session> {
+        let committed = self.store.committed(self.route);
         let newest = *committed.borrow();
-        let mut run = Run {
+        let theirs = session.inflight_max().map_or(u16::MAX, |n| n.saturating_sub(OWN_MESSAGES).max(1));
+        let window = self.config.window.min(theirs);
+        let now = Instant::now();
+        Run {
             session,
-            window: Window::new(self.config.window),
+            window: Window::new(window),
+            window_max: usize::from(window),
             lanes: Lanes::new(newest),
             live: VecDeque::new(),
             backlog: VecDeque::new(),
+            letters: Letters { read: VecDeque::new(), after: 0, has_more: true, in_a_row: 0 },
+            inbox: Inbox::new(self.route, self.asks.clone()),
             limits: Limits {
-                begun: Instant::now(),
+                begun: now,
                 messages: Bucket::new(self.config.messages_per_second.map(u64::from)),
                 bytes: Bucket::new(self.config.bytes_per_second),
                 backlog: Bucket::new(self.config.backlog_messages_per_second.map(u64::from)),
@@ -95,55 +142,91 @@ impl<L: Link> Uplink<L> {
                 Verdict::Probe(id) => Probe::Wanted(id),
                 _ => Probe::No,
             },
+            is_proven: false,
+            is_subscribing: false,
             one_by_one: match suspect.verdict() {
-                Verdict::Probe(_) => usize::from(self.config.window),
+                Verdict::Probe(_) => usize::from(window),
                 _ => 0,
             },
             unsettled: 0,
+            has_done_mail: false,
             flush: None,
             committed,
-            oldest: (None, Instant::now()),
+            mail_committed: self.store.mail_committed(self.route),
+            oldest: (None, now),
+            begun: now,
             progress: false,
             commits: 0,
-            status_at: Instant::now(),
-        };
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            status_at: now,
+            is_announced: false,
+        }
+    }
+
+    fn subscribe(&self, run: &mut Run<L::Session>) -> Result<(), LinkError> {
+        if self.receives() {
+            run.is_subscribing = true;
+            run.session.subscribe(&self.filters)
+        } else {
+            run.is_announced = run.inbox.online();
+            Ok(())
+        }
+    }
+
+    async fn live(
+        &self,
+        run: &mut Run<L::Session>,
+        suspect: &mut Suspect,
+        around: &mut Around<'_>,
+    ) -> Result<Ended, Error> {
+        let patience = self.config.keep_alive * 2 + self.config.connect_timeout;
         let mut events = Vec::new();
         loop {
-            let wait = match self.fill(&mut run).await? {
+            let wait = match self.fill(run).await? {
                 Ok(wait) => wait,
                 Err(why) => return Ok(run.lost(why)),
             };
             // While the disk flushes, what `fill` just published is on its way. It is waited for
             // here and not beside the other events, so that a simulated day has one course.
-            if let Some((rows, flush)) = run.flush.take() {
+            if let Some((items, flush)) = run.flush.take() {
                 match finished(flush).await {
                     Ok(()) => {
-                        run.unsettled -= rows;
+                        run.unsettled -= items;
                         continue;
                     }
                     Err(store::Error::Busy(_) | store::Error::Full) => {}
                     Err(e) => return Err(e.into()),
                 }
             }
-            self.metrics.uplink.window_used.set(run.window.used() as i64);
-            match run.select(&mut events, wait, &mut tick, stop).await {
-                Wake::Stop => return self.goodbye(run, suspect).await,
+            if self.route == Route::GATEWAY {
+                self.metrics.uplink.window_used.set(run.window.used() as i64);
+            }
+            match run.select(&mut events, wait, around).await {
+                Wake::Stop => return self.goodbye(run, suspect, true).await,
+                Wake::Changed => return self.goodbye(run, suspect, false).await,
                 Wake::Refilled => {}
                 Wake::Committed => {
                     let newest = *run.committed.borrow_and_update();
                     run.lanes.committed(newest);
                 }
+                Wake::Mail => {
+                    run.mail_committed.mark_unchanged();
+                    run.letters.has_more = true;
+                }
                 Wake::Tick => {
-                    self.tick(&mut run).await?;
-                    if run.stands_still(self.config.keep_alive * 2 + self.config.connect_timeout) {
+                    self.tick(run).await?;
+                    if run.stands_still(patience) {
                         return Ok(run.lost(LinkError::Stuck));
+                    }
+                }
+                Wake::Answered(answered) => {
+                    let acked = answered.and_then(|token| token.map_or(Ok(()), |t| run.session.ack(t)));
+                    if let Err(why) = acked {
+                        return Ok(run.lost(why));
                     }
                 }
                 Wake::Events(ended) => {
                     for event in events.drain(..) {
-                        if let Err(why) = self.apply(&mut run, suspect, event).await? {
+                        if let Err(why) = self.apply(run, suspect, event).await? {
                             return Ok(run.lost(why));
                         }
                     }
@@ -155,106 +238,6 @@ impl<L: Link> Uplink<L> {
         }
     }
 
-    /// Publishes what the window, the buckets and the lanes allow. Returns how long to wait
-    /// for tokens, if that is what stops it.
-    async fn fill(&self, run: &mut Run<L::Session>) -> Result<Result<Option<Duration>, LinkError>, Error> {
-        if Instant::now() >= run.status_at {
-            run.status_at = Instant::now() + self.config.status_interval;
-            if let Err(why) = run.publish(None, 0, Lane::Live, self.status(true)) {
-                return Ok(Err(why));
-            }
-        }
-        match run.probe {
-            Probe::No => {}
-            Probe::Sent(_) => return Ok(Ok(None)),
-            Probe::Wanted(id) if run.window.is_empty() => {
-                let row = self
-                    .store
-                    .run(move |s| s.peek(Route::GATEWAY, OutboxId(id.0 - 1), id, 1, usize::MAX))
-                    .await?
-                    .pop();
-                match row {
-                    None => run.probe = Probe::No,
-                    Some(row) => {
-                        run.probe = Probe::Sent(id);
-                        let sent = self.send(run, Lane::Backlog, row).await?;
-                        if run.window.is_empty() {
-                            // It was a dead letter already.
-                            run.probe = Probe::No;
-                        }
-                        return Ok(sent.map(|()| None));
-                    }
-                }
-            }
-            Probe::Wanted(_) => return Ok(Ok(None)),
-        }
-        for lane in [Lane::Live, Lane::Backlog] {
-            while run.room(lane) && Self::may_repeat(run) < usize::from(self.config.window) {
-                if run.buffer(lane).is_empty() && !self.fetch(run, lane).await? {
-                    break;
-                }
-                let wait = run.limits.wait(lane);
-                if !wait.is_zero() {
-                    return Ok(Ok(Some(wait)));
-                }
-                let Some(row) = run.buffer(lane).pop_front() else { continue };
-                if let Err(why) = self.send(run, lane, row).await? {
-                    return Ok(Err(why));
-                }
-            }
-        }
-        Ok(Ok(None))
-    }
-
-    /// What the cloud would get again if the power went now: what is in flight, and what is
-    /// acknowledged and still stands on the disk. Never more than one window.
-    fn may_repeat(run: &Run<L::Session>) -> usize {
-        run.window.used() + run.unsettled
-    }
-
-    /// Reads ahead on a lane. `false`: there is nothing to read.
-    async fn fetch(&self, run: &mut Run<L::Session>, lane: Lane) -> Result<bool, Error> {
-        let Some((after, through)) = run.lanes.next(lane) else { return Ok(false) };
-        let rows = match self
-            .store
-            .run(move |s| s.peek(Route::GATEWAY, after, through, FETCH_ROWS, FETCH_BYTES))
-            .await
-        {
-            Err(store::Error::Busy(_)) => return Ok(false),
-            rows => rows?,
-        };
-        let bytes: usize = rows.iter().map(|r| r.payload.len()).sum();
-        let all = rows.len() < FETCH_ROWS && bytes < FETCH_BYTES;
-        run.lanes.read(lane, rows.last().filter(|_| !all).map_or(through, |r| r.id));
-        run.buffer(lane).extend(rows);
-        Ok(true)
-    }
-
-    async fn send(
-        &self,
-        run: &mut Run<L::Session>,
-        lane: Lane,
-        row: Row,
-    ) -> Result<Result<(), LinkError>, Error> {
-        let message = match self.render(&row) {
-            Ok(message) => message,
-            Err(e) => {
-                self.dead_letter(row.id, Reason::Corrupt, &e.to_string()).await?;
-                return Ok(Ok(()));
-            }
-        };
-        let size = message.topic.len() + message.payload.len() + PACKET_OVERHEAD;
-        if let Some(max) = run.session.packet_max().filter(|max| size > *max) {
-            let why = format!("{size} bytes, the broker takes {max}; lower uplink.payload_max");
-            self.dead_letter(row.id, Reason::DeadLetter, &why).await?;
-            return Ok(Ok(()));
-        }
-        run.limits.take(lane, size as f64);
-        self.metrics.uplink.messages_sent.add(1);
-        self.metrics.uplink.bytes_sent.add(size as u64);
-        Ok(run.publish(Some(row.id), row.readings, lane, message))
-    }
-
     async fn apply(
         &self,
         run: &mut Run<L::Session>,
@@ -263,6 +246,21 @@ impl<L: Link> Uplink<L> {
     ) -> Result<Result<(), LinkError>, Error> {
         match event {
             LinkEvent::Disconnected => {}
+            LinkEvent::Subscribed => {
+                (run.is_proven, run.is_subscribing) = (true, false);
+                run.is_announced |= run.inbox.online();
+            }
+            LinkEvent::SubscribeRefused(filter, why) => {
+                tracing::warn!(name = %self.name, filter, "a subscription was refused: {why}");
+            }
+            LinkEvent::Arrived { topic, payload, token } => {
+                self.metrics.uplink.arrived.add(1);
+                match run.inbox.arrived(topic, payload, token) {
+                    Ok(Taken::Kept) => {}
+                    Ok(Taken::Unwanted) => return Ok(run.session.ack(token)),
+                    Err(why) => return Ok(Err(why)),
+                }
+            }
             LinkEvent::Sent(packet_id) => {
                 if !run.window.sent(packet_id) {
                     let why = format!("the client sent packet {packet_id} that nobody published");
@@ -270,26 +268,23 @@ impl<L: Link> Uplink<L> {
                 }
             }
             LinkEvent::Acked(packet_id) => {
+                run.is_proven = true;
                 let Some(entry) = run.window.acked(packet_id) else { return Ok(Ok(())) };
-                let Some(id) = entry.row else { return Ok(Ok(())) };
-                self.store.ack(id);
-                run.unsettled += 1;
-                run.settle(suspect, id);
-                run.progress = true;
-                self.metrics.uplink.messages_acked.add(1);
-                self.metrics.uplink.readings_acked.add(u64::from(entry.readings));
+                let Some(item) = entry.item else { return Ok(Ok(())) };
+                self.settle(run, suspect, item, entry.readings);
             }
             LinkEvent::Refused(packet_id, why) => {
+                run.is_proven = true;
                 let Some(entry) = run.window.acked(packet_id) else { return Ok(Ok(())) };
                 if why.contains("QuotaExceeded") {
                     // Not this message's fault: it goes again after a pause.
                     return Ok(Err(LinkError::AuthRefused("quota exceeded".into())));
                 }
-                match entry.row {
-                    Some(id) => {
-                        run.settle(suspect, id);
-                        self.dead_letter(id, Reason::DeadLetter, &format!("the broker refused it: {why}"))
-                            .await?;
+                match entry.item {
+                    Some(item) => {
+                        run.settled(suspect, item);
+                        self.give_up(item, &format!("the broker refused it: {why}")).await?;
+                        run.has_done_mail |= matches!(item, Item::Mail(_));
                     }
                     None => tracing::warn!(
                         topic = self.status_topic,
@@ -300,16 +295,34 @@ impl<L: Link> Uplink<L> {
             }
         }
         // Beside the sending, so that the line does not stand while the disk flushes.
-        if run.flush.is_none() && run.unsettled >= usize::from(self.config.window / 2).max(1) {
+        if run.flush.is_none() && run.unsettled >= (run.window_max / 2).max(1) {
+            run.has_done_mail = false;
             run.flush = Some((run.unsettled, self.store.start(|s| s.flush_acks())));
         }
         Ok(Ok(()))
     }
 
+    /// The broker has it.
+    fn settle(&self, run: &mut Run<L::Session>, suspect: &mut Suspect, item: Item, readings: u32) {
+        match item {
+            Item::Row(id) => self.store.ack(id),
+            Item::Mail(id) => {
+                self.store.mail_done(&[id]);
+                run.has_done_mail = true;
+            }
+        }
+        run.unsettled += 1;
+        run.settled(suspect, item);
+        run.progress = true;
+        self.metrics.uplink.messages_acked.add(1);
+        self.metrics.uplink.readings_acked.add(u64::from(readings));
+    }
+
     /// Acknowledged rows leave with the hub's commits; where there are none, by themselves.
     async fn tick(&self, run: &mut Run<L::Session>) -> Result<(), Error> {
         let commits = self.metrics.store.commits.get();
-        if self.store.acked_rows() > 0 && commits == run.commits {
+        if (self.store.acked_rows() > 0 || run.has_done_mail) && commits == run.commits {
+            run.has_done_mail = false;
             match self.store.run(|s| s.flush_acks()).await {
                 Ok(()) | Err(store::Error::Busy(_) | store::Error::Full) => {}
                 Err(e) => return Err(e.into()),
@@ -322,21 +335,36 @@ impl<L: Link> Uplink<L> {
         Ok(())
     }
 
-    /// An orderly end: nothing new, the window empties within its grace, the status says
-    /// offline, then DISCONNECT.
-    async fn goodbye(&self, mut run: Run<L::Session>, suspect: &mut Suspect) -> Result<Ended, Error> {
-        let _ = run.publish(None, 0, Lane::Live, self.status(false));
+    /// An orderly end: nothing new, the window empties within its grace and what the hub still
+    /// answers is acknowledged, then DISCONNECT. Before a stop the status says offline.
+    async fn goodbye(
+        &self,
+        run: &mut Run<L::Session>,
+        suspect: &mut Suspect,
+        stops: bool,
+    ) -> Result<Ended, Error> {
+        let ended = if stops { Ended::Stopped } else { Ended::Renewed };
+        if let Some(message) = self.status(false).filter(|_| stops) {
+            let _ = run.publish(None, 0, Lane::Live, message);
+        }
         let until = Instant::now() + self.grace;
         let mut events = Vec::new();
-        while !run.window.is_empty() {
-            let left = until.saturating_duration_since(Instant::now());
-            match timeout(left, run.session.events(&mut events)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => break,
+        while !run.window.is_empty() || run.inbox.is_asking() {
+            let (session, inbox) = (&mut run.session, &mut run.inbox);
+            tokio::select! {
+                biased;
+                ended = session.events(&mut events) => if ended.is_err() { break },
+                answered = inbox.next() => {
+                    let acked = answered.and_then(|token| token.map_or(Ok(()), |t| session.ack(t)));
+                    if acked.is_err() {
+                        break;
+                    }
+                }
+                () = sleep_until(until) => break,
             }
             for event in events.drain(..) {
-                if self.apply(&mut run, suspect, event).await?.is_err() {
-                    return Ok(Ended::Stopped);
+                if self.apply(run, suspect, event).await?.is_err() {
+                    return Ok(ended);
                 }
             }
         }
@@ -350,8 +378,10 @@ impl<L: Link> Uplink<L> {
             }
         })
         .await;
-        self.metrics.uplink.state.set("stopped");
-        Ok(Ended::Stopped)
+        if stops && self.route == Route::GATEWAY {
+            self.metrics.uplink.state.set("stopped");
+        }
+        Ok(ended)
     }
 }
 
@@ -369,57 +399,74 @@ impl<S: Session> Run<S> {
         &mut self,
         events: &mut Vec<LinkEvent>,
         wait: Option<Duration>,
-        tick: &mut Interval,
-        stop: &CancellationToken,
+        around: &mut Around<'_>,
     ) -> Wake {
         tokio::select! {
             biased;
-            () = stop.cancelled() => Wake::Stop,
+            () = around.stop.cancelled() => Wake::Stop,
+            () = super::changed(around.changes) => Wake::Changed,
             ended = self.session.events(events) => Wake::Events(ended),
+            answered = self.inbox.next() => Wake::Answered(answered),
             // An error means the store is gone, and with it the process: other tasks say so.
             Ok(()) = self.committed.changed() => Wake::Committed,
+            Ok(()) = self.mail_committed.changed() => Wake::Mail,
             () = sleep(wait.unwrap_or_default()), if wait.is_some() => Wake::Refilled,
-            _ = tick.tick() => Wake::Tick,
+            _ = around.tick.tick() => Wake::Tick,
         }
     }
 
-    fn buffer(&mut self, lane: Lane) -> &mut VecDeque<Row> {
+    /// Rows that were read ahead on this lane.
+    pub fn buffer(&mut self, lane: Lane) -> &mut VecDeque<Row> {
         match lane {
             Lane::Live => &mut self.live,
-            Lane::Backlog => &mut self.backlog,
+            _ => &mut self.backlog,
         }
     }
 
-    fn publish(
+    pub fn has_read(&self, lane: Lane) -> bool {
+        !match lane {
+            Lane::Mail => self.letters.read.is_empty(),
+            Lane::Live => self.live.is_empty(),
+            Lane::Backlog => self.backlog.is_empty(),
+        }
+    }
+
+    pub fn status_is_due(&self) -> bool {
+        Instant::now() >= self.status_at
+    }
+
+    pub fn publish(
         &mut self,
-        row: Option<OutboxId>,
+        item: Option<Item>,
         readings: u32,
         lane: Lane,
         message: Message,
     ) -> Result<(), LinkError> {
         self.session.publish(message)?;
-        self.window.publish(Entry { row, readings, lane });
+        self.window.publish(Entry { item, readings, lane });
         Ok(())
     }
 
-    /// A broker that answers pings but not this publish will not answer it any more; on
-    /// another connection it may. The library's watchdog sees only the pings.
+    /// A broker that answers pings but not this publish will not answer it any more, nor one
+    /// that owes a SUBACK; on another connection it may. The library's watchdog sees only the
+    /// pings.
     fn stands_still(&mut self, patience: Duration) -> bool {
         let oldest = self.window.oldest();
         if oldest != self.oldest.0 {
             self.oldest = (oldest, Instant::now());
         }
-        oldest.is_some() && self.oldest.1.elapsed() > patience
+        let owes_suback = self.is_subscribing && self.begun.elapsed() > patience;
+        owes_suback || (oldest.is_some() && self.oldest.1.elapsed() > patience)
     }
 
-    fn room(&self, lane: Lane) -> bool {
+    pub fn has_room(&self, lane: Lane) -> bool {
         self.window.room(lane) > 0 && (self.one_by_one == 0 || self.window.is_empty())
     }
 
-    fn settle(&mut self, suspect: &mut Suspect, id: OutboxId) {
-        suspect.settled(id);
+    fn settled(&mut self, suspect: &mut Suspect, item: Item) {
+        suspect.settled(item);
         self.one_by_one = self.one_by_one.saturating_sub(1);
-        if self.probe == Probe::Sent(id) {
+        if self.probe == Probe::Sent(item) {
             self.probe = Probe::No;
         }
     }
@@ -429,38 +476,13 @@ impl<S: Session> Run<S> {
         // status message, which has been taken before.
         let alone = (matches!(self.probe, Probe::Sent(_)) || self.one_by_one > 0)
             && !matches!(self.probe, Probe::Wanted(_))
+            && self.is_proven
             && self.window.used() == 1;
         Ended::Lost { why, head: self.window.head(), alone, progress: self.progress }
     }
 }
 
-impl Limits {
-    /// How long until a message may go. How many bytes it is on the wire is only known when it
-    /// is rendered, so it goes as soon as nothing is owed, and is then owed itself.
-    fn wait(&mut self, lane: Lane) -> Duration {
-        let now = self.begun.elapsed();
-        let messages = self.messages.as_mut().map(|b| b.wait(1.0, now));
-        let bytes = self.bytes.as_mut().map(|b| b.wait(1.0, now));
-        let backlog = match lane {
-            Lane::Live => None,
-            Lane::Backlog => self.backlog.as_mut().map(|b| b.wait(1.0, now)),
-        };
-        [messages, bytes, backlog].into_iter().flatten().max().unwrap_or_default()
-    }
-
-    fn take(&mut self, lane: Lane, bytes: f64) {
-        self.messages.iter_mut().for_each(|b| b.take(1.0));
-        self.bytes.iter_mut().for_each(|b| b.take(bytes));
-        if lane == Lane::Backlog {
-            self.backlog.iter_mut().for_each(|b| b.take(1.0));
-        }
-    }
-}
-
 const TICK: Duration = Duration::from_secs(1);
-/// Rows and bytes read ahead at one go.
-const FETCH_ROWS: usize = 128;
-const FETCH_BYTES: usize = 1 << 20;
-/// Fixed header, length of the topic, packet id, properties. Bytes.
-const PACKET_OVERHEAD: usize = 16;
 const DISCONNECT_MAX: Duration = Duration::from_secs(1);
+/// Of what the broker takes, for the status at the start and at the end.
+const OWN_MESSAGES: u16 = 2;

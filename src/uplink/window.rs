@@ -1,4 +1,4 @@
-//! PURE: packet id ⇄ outbox id, for one connection.
+//! PURE: packet id ⇄ row or letter, for one connection.
 //!
 //! The client library numbers publishes itself and says so in the order in which it sends
 //! them; it never says which publish got which number. Within one fresh connection the k-th
@@ -12,14 +12,23 @@ use crate::model::row::OutboxId;
 /// What waits for its PUBACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// `None` for the gateway's own status messages.
-    pub row: Option<OutboxId>,
+    /// `None` for status messages, which lie on no disk.
+    pub item: Option<Item>,
     pub readings: u32,
     pub lane: Lane,
 }
 
+/// What lies on the disk until its PUBACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Item {
+    Row(OutboxId),
+    /// A letter, by its number in the mail.
+    Mail(i64),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
+    Mail,
     Live,
     Backlog,
 }
@@ -33,6 +42,7 @@ pub struct Window {
     inflight: HashMap<u16, (u64, Entry)>,
     sent: u64,
     backlog: usize,
+    mail: usize,
 }
 
 impl Window {
@@ -43,15 +53,18 @@ impl Window {
             inflight: HashMap::new(),
             sent: 0,
             backlog: 0,
+            mail: 0,
         }
     }
 
     /// How many more may be published on this lane. The backlog never takes the last quarter,
-    /// so that a live reading finds room at once.
+    /// so that a live reading finds room at once; letters take one half at most, so that
+    /// readings go on while there is ever more to say.
     pub fn room(&self, lane: Lane) -> usize {
         let free = self.capacity - self.used().min(self.capacity);
         match lane {
             Lane::Live => free,
+            Lane::Mail => free.min(self.capacity.div_ceil(2).saturating_sub(self.mail)),
             Lane::Backlog => {
                 let share = self.capacity - self.capacity / 4;
                 free.min(share.max(1).saturating_sub(self.backlog))
@@ -69,6 +82,7 @@ impl Window {
 
     pub fn publish(&mut self, entry: Entry) {
         self.backlog += usize::from(entry.lane == Lane::Backlog);
+        self.mail += usize::from(entry.lane == Lane::Mail);
         self.queued.push_back(entry);
     }
 
@@ -80,7 +94,7 @@ impl Window {
         // A number that comes round again while it is in flight would be the library's fault;
         // the older entry then counts as not delivered and is read again on the next connection.
         if let Some((_, old)) = self.inflight.insert(packet_id, (self.sent, entry)) {
-            self.backlog -= usize::from(old.lane == Lane::Backlog);
+            self.leave(old);
         }
         true
     }
@@ -88,8 +102,13 @@ impl Window {
     /// The broker answered. `None`: nothing is in flight under this number.
     pub fn acked(&mut self, packet_id: u16) -> Option<Entry> {
         let (_, entry) = self.inflight.remove(&packet_id)?;
-        self.backlog -= usize::from(entry.lane == Lane::Backlog);
+        self.leave(entry);
         Some(entry)
+    }
+
+    fn leave(&mut self, entry: Entry) {
+        self.backlog -= usize::from(entry.lane == Lane::Backlog);
+        self.mail -= usize::from(entry.lane == Lane::Mail);
     }
 
     /// Which publish has waited longest for its PUBACK, as a number that never comes back.
@@ -97,12 +116,12 @@ impl Window {
         self.inflight.values().map(|(order, _)| *order).min()
     }
 
-    /// The row that was sent first of those in flight: what a broker that hung up may have
-    /// choked on. The gateway's own status is no row, and hides none: a broker need not have
-    /// acknowledged it before it hangs up.
-    pub fn head(&self) -> Option<OutboxId> {
-        let rows = self.inflight.values().filter_map(|(order, entry)| Some((*order, entry.row?)));
-        rows.min().map(|(_, row)| row)
+    /// What was sent first of those in flight: what a broker that hung up may have choked on.
+    /// The own status does not count, and hides nothing: a broker need not have acknowledged
+    /// it before it hangs up.
+    pub fn head(&self) -> Option<Item> {
+        let items = self.inflight.values().filter_map(|(order, entry)| Some((*order, entry.item?)));
+        items.min().map(|(_, item)| item)
     }
 }
 
@@ -112,7 +131,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry(id: i64, lane: Lane) -> Entry {
-        Entry { row: Some(OutboxId(id)), readings: 1, lane }
+        Entry { item: Some(Item::Row(OutboxId(id))), readings: 1, lane }
     }
 
     #[test]
@@ -128,12 +147,22 @@ mod tests {
     }
 
     #[test]
+    fn letters_leave_half_of_the_window_to_readings_and_get_it_back() {
+        let mut window = Window::new(8);
+        (0..4).for_each(|id| window.publish(entry(id, Lane::Mail)));
+        assert_eq!((window.room(Lane::Mail), window.room(Lane::Live)), (0, 4));
+        assert!(window.sent(1) && window.acked(1).is_some());
+        assert_eq!((window.room(Lane::Mail), window.room(Lane::Live)), (1, 5));
+        assert_eq!(Window::new(1).room(Lane::Mail), 1);
+    }
+
+    #[test]
     fn a_status_in_flight_hides_no_row() {
         let mut window = Window::new(8);
-        window.publish(Entry { row: None, readings: 0, lane: Lane::Live });
+        window.publish(Entry { item: None, readings: 0, lane: Lane::Live });
         window.publish(entry(7, Lane::Backlog));
         assert!(window.sent(1) && window.sent(2));
-        assert_eq!(window.head(), Some(OutboxId(7)));
+        assert_eq!(window.head(), Some(Item::Row(OutboxId(7))));
     }
 
     proptest! {
@@ -163,12 +192,13 @@ mod tests {
                     }
                     2 if !toy.is_empty() => {
                         let (packet_id, row) = toy.remove(which.index(toy.len()));
-                        prop_assert_eq!(window.acked(packet_id).and_then(|e| e.row), Some(OutboxId(row)));
+                        prop_assert_eq!(window.acked(packet_id).and_then(|e| e.item), Some(Item::Row(OutboxId(row))));
                         prop_assert_eq!(window.acked(packet_id), None);
                     }
                     _ => {}
                 }
-                prop_assert_eq!(window.head().map(|id| id.0), toy.first().map(|(_, row)| *row));
+                let first = toy.first().map(|(_, row)| Item::Row(OutboxId(*row)));
+                prop_assert_eq!(window.head(), first);
                 prop_assert_eq!(window.used(), toy.len() + waiting.len());
             }
         }

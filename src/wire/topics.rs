@@ -1,6 +1,7 @@
-//! PURE: topics from templates with the placeholders `{gateway}` and `{device}`.
+//! PURE: topics from templates with the placeholders `{gateway}`, `{device}` and `{thing}`.
 
 use crate::model::ids::{DeviceName, GatewayName};
+use crate::model::thing::ThingName;
 
 /// A template cut at its placeholders, so that rendering is copying.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ enum Part {
 /// Why a template is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    #[error("unknown placeholder {{{0}}}; known are {{gateway}} and {{device}}")]
+    #[error("unknown placeholder {{{0}}}; known are {{gateway}}, {{device}} and, of things, {{thing}}")]
     Unknown(String),
     #[error("a '{{' without its '}}'")]
     Open,
@@ -28,8 +29,21 @@ pub enum TemplateError {
 }
 
 impl Template {
-    /// Parses and fills in what is known at once.
+    /// Of the gateway's connection. Parses and fills in what is known at once.
     pub fn parse(text: &str, gateway: &GatewayName) -> Result<Template, TemplateError> {
+        Template::filled(text, gateway, None)
+    }
+
+    /// Of a thing's own connection, where `{thing}` is its name.
+    pub fn of_thing(text: &str, gateway: &GatewayName, thing: &ThingName) -> Result<Template, TemplateError> {
+        Template::filled(text, gateway, Some(thing))
+    }
+
+    fn filled(
+        text: &str,
+        gateway: &GatewayName,
+        thing: Option<&ThingName>,
+    ) -> Result<Template, TemplateError> {
         if text.is_empty() {
             return Err(TemplateError::Empty);
         }
@@ -40,13 +54,14 @@ impl Template {
         while let Some((before, after)) = rest.split_once('{') {
             literal.push_str(before);
             let (name, after) = after.split_once('}').ok_or(TemplateError::Open)?;
-            match name {
-                "gateway" => literal.push_str(gateway.as_str()),
-                "device" => {
+            match (name, thing) {
+                ("gateway", _) => literal.push_str(gateway.as_str()),
+                ("thing", Some(thing)) => literal.push_str(thing.as_str()),
+                ("device", _) => {
                     parts.push(Part::Text(std::mem::take(&mut literal)));
                     parts.push(Part::Device);
                 }
-                other => return Err(TemplateError::Unknown(other.to_owned())),
+                (other, _) => return Err(TemplateError::Unknown(other.to_owned())),
             }
             rest = after;
         }
@@ -96,6 +111,14 @@ mod tests {
         check("a/{device", Err(TemplateError::Open));
         check("a/+/b", Err(TemplateError::Wildcard));
         check("", Err(TemplateError::Empty));
+    }
+
+    #[test]
+    fn only_a_things_own_topic_knows_the_thing() {
+        let thing = ThingName::parse("meter:7").unwrap();
+        let topic = Template::of_thing("dt/{gateway}/{thing}/{device}", &"gw".into(), &thing).unwrap();
+        assert_eq!(topic.render(&"m".into()), "dt/gw/meter:7/m");
+        check("dt/{thing}/telemetry", Err(TemplateError::Unknown("thing".into())));
     }
 
     #[test]

@@ -7,12 +7,13 @@
 
 use std::time::Duration;
 
-use fieldgate::uplink::link::{Link, LinkError, LinkEvent, Message, Session};
-use tokio::sync::{mpsc, oneshot};
+use fieldgate::uplink::link::{Link, LinkError, LinkEvent, Message, Opening, Session, Token};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 pub struct NearLink {
     asks: mpsc::UnboundedSender<Ask>,
+    changes: watch::Receiver<u64>,
 }
 
 pub struct NearSession {
@@ -22,25 +23,31 @@ pub struct NearSession {
 }
 
 struct Ask {
-    will: Message,
+    opening: Opening,
     answer: oneshot::Sender<Result<NearSession, LinkError>>,
 }
 
 enum Out {
     Publish(Message),
+    Subscribe(Vec<String>),
+    Ack(Token),
     Disconnect,
 }
 
 impl Link for NearLink {
     type Session = NearSession;
 
-    async fn connect(&mut self, will: Message) -> Result<NearSession, LinkError> {
+    async fn connect(&mut self, opening: Opening) -> Result<NearSession, LinkError> {
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask { will, answer }).expect("the test is there");
+        self.asks.send(Ask { opening, answer }).expect("the test is there");
         match answered.await {
             Ok(answer) => answer,
             Err(_) => std::future::pending().await,
         }
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.changes.clone())
     }
 }
 
@@ -51,6 +58,14 @@ impl Session for NearSession {
 
     fn publish(&mut self, message: Message) -> Result<(), LinkError> {
         self.out.send(Out::Publish(message)).map_err(|_| LinkError::HungUp("closed".into()))
+    }
+
+    fn subscribe(&mut self, filters: &[String]) -> Result<(), LinkError> {
+        self.out.send(Out::Subscribe(filters.to_vec())).map_err(|_| LinkError::HungUp("closed".into()))
+    }
+
+    fn ack(&mut self, token: Token) -> Result<(), LinkError> {
+        self.out.send(Out::Ack(token)).map_err(|_| LinkError::HungUp("closed".into()))
     }
 
     fn disconnect(&mut self) {
@@ -75,12 +90,15 @@ impl Session for NearSession {
 
 pub struct Far {
     asks: mpsc::UnboundedReceiver<Ask>,
+    /// The certificate that the next connection presents.
+    pub certificate: watch::Sender<u64>,
     pub packet_max: Option<usize>,
 }
 
 pub fn link() -> (NearLink, Far) {
     let (asks, asked) = mpsc::unbounded_channel();
-    (NearLink { asks }, Far { asks: asked, packet_max: None })
+    let (certificate, changes) = watch::channel(0);
+    (NearLink { asks, changes }, Far { asks: asked, certificate, packet_max: None })
 }
 
 impl Far {
@@ -91,7 +109,8 @@ impl Far {
         let (events, received) = mpsc::unbounded_channel();
         let session = NearSession { out, events: received, packet_max: self.packet_max };
         assert!(ask.answer.send(Ok(session)).is_ok(), "the uplink waits for its connection");
-        Conn { will: ask.will, published, events, packet_id: 0 }
+        let Opening { will, receives } = ask.opening;
+        Conn { will, receives, published, events, packet_id: 0, arrived: 0 }
     }
 
     pub async fn refuse(&mut self, why: LinkError) {
@@ -107,10 +126,12 @@ impl Far {
 
 /// The broker's end of one connection.
 pub struct Conn {
-    pub will: Message,
+    pub will: Option<Message>,
+    pub receives: bool,
     published: mpsc::UnboundedReceiver<Out>,
     events: mpsc::UnboundedSender<Result<LinkEvent, LinkError>>,
     packet_id: u16,
+    arrived: u64,
 }
 
 /// A publish as the broker sees it: the packet id it came under, and in short what it was.
@@ -136,6 +157,8 @@ impl Conn {
                 self.say(LinkEvent::Sent(self.packet_id));
                 Some(got(self.packet_id, &message))
             }
+            Ok(Some(Out::Subscribe(filters))) => Some(ours(format!("subscribe {}", filters.join(" ")))),
+            Ok(Some(Out::Ack(Token(n)))) => Some(ours(format!("ack {n}"))),
             Ok(Some(Out::Disconnect)) => {
                 self.say(LinkEvent::Disconnected);
                 None
@@ -173,16 +196,38 @@ impl Conn {
         let mut all = Vec::new();
         while let Some(got) = self.next().await {
             // The status comes again and again; the silence between is what is waited for.
-            self.acked(got.packet_id);
+            if got.packet_id > 0 {
+                self.acked(got.packet_id);
+            }
             all.push(got.what);
         }
         all
+    }
+
+    pub fn subscribed(&self) {
+        self.say(LinkEvent::Subscribed);
+    }
+
+    pub fn subscription_refused(&self, filter: &str) {
+        self.say(LinkEvent::SubscribeRefused(filter.into(), "NotAuthorized".into()));
+    }
+
+    /// The k-th message from above is `ack k` when the uplink acknowledges it.
+    pub fn arrives(&mut self, topic: &str) {
+        self.arrived += 1;
+        let token = Token(self.arrived);
+        self.say(LinkEvent::Arrived { topic: topic.into(), payload: b"{}".to_vec(), token });
     }
 
     fn say(&self, event: LinkEvent) {
         // An uplink that has ended hears nothing.
         let _ = self.events.send(Ok(event));
     }
+}
+
+/// No publish, so without a packet id.
+fn ours(what: String) -> Got {
+    Got { packet_id: 0, what, topic: String::new(), json: serde_json::Value::Null }
 }
 
 pub fn got(packet_id: u16, message: &Message) -> Got {
@@ -192,6 +237,7 @@ pub fn got(packet_id: u16, message: &Message) -> Got {
         "gap" => format!("gap {} {}", json["reason"].as_str().unwrap(), json["readings"]),
         "fault" => format!("fault {}", json["fault"].as_str().unwrap()),
         "status" => json["state"].as_str().unwrap().to_owned(),
+        _ if message.topic.starts_with("mail/") => message.topic.clone(),
         other => panic!("topic .../{other}"),
     };
     Got { packet_id, what, topic: message.topic.clone(), json }

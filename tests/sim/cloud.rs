@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use fieldgate::uplink::link::{Link, LinkError, LinkEvent, Message, Session};
+use fieldgate::uplink::link::{Link, LinkError, LinkEvent, Message, Opening, Session, Token};
 
 use crate::dice::{Dice, Spell, ms, spells};
 use crate::world::{Planted, Temper};
@@ -176,13 +176,14 @@ pub struct CloudLink(Arc<Cloud>);
 impl Link for CloudLink {
     type Session = CloudSession;
 
-    async fn connect(&mut self, will: Message) -> Result<CloudSession, LinkError> {
+    async fn connect(&mut self, opening: Opening) -> Result<CloudSession, LinkError> {
         let cloud = &self.0;
         let attempt = {
             let mut book = cloud.book.lock().unwrap();
             book.attempts += 1;
             book.attempts
         };
+        let will = opening.will.expect("the gateway has a last will");
         let will: Value = serde_json::from_slice(&will.payload).expect("the last will is JSON");
         assert_eq!(will["state"], "offline");
         let mut random = cloud.dice.of("attempt", attempt);
@@ -306,6 +307,15 @@ impl Session for CloudSession {
         if let Some(at) = self.ack_at(arrives, &mut random) {
             self.events.push((at, answer));
         }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, _: &[String]) -> Result<(), LinkError> {
+        self.events.push((Instant::now(), LinkEvent::Subscribed));
+        Ok(())
+    }
+
+    fn ack(&mut self, _: Token) -> Result<(), LinkError> {
         Ok(())
     }
 
