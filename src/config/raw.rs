@@ -64,6 +64,7 @@ table!(
         username: String,
         password: String,
         password_file: PathBuf,
+        authorizer: Authorizer,
         keep_alive: Span,
         connect_timeout: Span,
         window: u16,
@@ -76,6 +77,19 @@ table!(
         backlog_messages_per_second: u32,
         reconnect_min: Span,
         reconnect_max: Span,
+    }
+);
+
+table!(
+    /// `authorizer = { ... }` of `[uplink]`
+    Authorizer {
+        name: String,
+        username: String,
+        token_key: String,
+        token: String,
+        token_file: PathBuf,
+        signature: String,
+        signature_file: PathBuf,
     }
 );
 
