@@ -157,7 +157,7 @@ impl<L: Link> App<L> {
                 metrics: Arc::clone(&self.metrics),
                 clock: self.world.clock.clone(),
                 buses,
-                hub: Some(hub),
+                hub,
                 keeper: None,
                 started: Instant::now(),
             };

@@ -42,21 +42,6 @@ pub enum What {
     Unit(u8, RegisterPoint),
 }
 
-/// Writes that may wait for a line. Whoever finds it full asks again later: what is wanted
-/// stays wanted.
-pub const WRITES_MAX: usize = 32;
-
-/// "Write this now", from the hub, which checked it. The answer is the observation
-/// `Seen::Wrote` with the same `id`, exactly one for each request, but for those that still
-/// wait in the channel when the bus ends: they were not executed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WriteRequest {
-    pub id: u64,
-    pub device: DeviceIndex,
-    pub point: PointIndex,
-    pub plan: WritePlan,
-}
-
 /// What may wait for the keeper of identities: it is asked by hand.
 pub const IDENTITY_ASKS_MAX: usize = 8;
 
@@ -74,6 +59,21 @@ pub enum IdentityWanted {
     Renew { thing: String },
     /// Somebody changed the files.
     Reload,
+}
+
+/// Writes that may wait for a line. Whoever finds it full asks again later: what is wanted
+/// stays wanted.
+pub const WRITES_MAX: usize = 32;
+
+/// "Write this now", from the hub, which checked it. The answer is the observation
+/// `Seen::Wrote` with the same `id`, exactly one for each request, but for those that still
+/// wait in the channel when the bus ends: they were not executed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WriteRequest {
+    pub id: u64,
+    pub device: DeviceIndex,
+    pub point: PointIndex,
+    pub plan: WritePlan,
 }
 
 /// What may wait for the hub from all connections and from the status socket together. Who

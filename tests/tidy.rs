@@ -20,6 +20,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/", "src/main.rs"]),
     ("anyhow", &["src/cli/", "src/main.rs"]),
     ("rcgen", &["src/identity/", "src/cli/demo"]),
+    ("x509_parser", &["src/identity/"]),
+    ("cryptoki", &["src/identity/pkcs11.rs"]),
     ("sd_notify", &["src/notify.rs"]),
 ];
 

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod check;
 pub mod decode;
 pub mod demo;
+pub mod identity;
 pub mod outbox;
 pub mod plan;
 pub mod read;
@@ -89,6 +90,8 @@ enum Verb {
     Audit(audit::Verb),
     /// Show how the running agent does
     Status(status::Args),
+    /// Keys and certificates of the things, and the gateway's own CA
+    Identity(identity::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
     Demo(demo::Args),
 }
@@ -141,6 +144,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Shadow(verb) => shadow::run(verb, &load(config)?, json),
         Verb::Audit(verb) => audit::run(verb, &load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
+        Verb::Identity(args) => identity::run(args, &load(config)?, json),
         Verb::Demo(args) => demo::run(&args, json),
     }
 }

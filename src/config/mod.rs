@@ -238,6 +238,23 @@ pub struct Identity {
     pub claim: Option<Claim>,
 }
 
+impl Default for Identity {
+    /// Nobody gets one.
+    fn default() -> Identity {
+        Identity {
+            enroller: EnrollerKind::None,
+            directory: PathBuf::from("/var/lib/fieldgate/identity"),
+            key_type: KeyType::EcP256,
+            lifetime: Duration::from_secs(365 * 86_400),
+            renew_at: 0.66,
+            certificate: None,
+            key: None,
+            ca_key: None,
+            claim: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnrollerKind {
     None,

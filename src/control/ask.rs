@@ -3,7 +3,7 @@
 //! `{"ask":"status"}` is answered by `{"status":{…}}`,
 //! `{"ask":"read","device":"meter-1","point":"voltage"}` and
 //! `{"ask":"read","bus":"line-1","unit":1,"table":"holding","address":0,"type":"float32"}`
-//! by `{"read":{…}}`, `{"ask":"identity","verb":"renew","thing":"meter-1"}` by `{"done":"…"}`, and anything that fails by `{"error":"…","why":"failed|refused|unreachable"}`.
+//! by `{"read":{…}}`, and anything that fails by `{"error":"…","why":"failed|refused|unreachable"}`.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,22 @@ pub enum Ask {
     Status,
     Read(Read),
     Shadow(Shadow),
+    /// The device behind this thing is the right one.
+    Approve {
+        thing: String,
+    },
     Identity(Identity),
+}
+
+/// What is asked about identities: `{"ask":"identity","verb":"renew","thing":"meter-1"}`,
+/// answered by `{"done":"…"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "lowercase")]
+pub enum Identity {
+    /// A new key and certificate before it is due.
+    Renew { thing: String },
+    /// Somebody changed the files.
+    Reload,
 }
 
 /// An operation of the Device Shadow REST API: `get`, `update`, `delete`, `list`.
@@ -35,18 +50,6 @@ pub struct Shadow {
     pub shadow: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document: Option<serde_json::Value>,
-}
-
-/// What is asked about identities: `{"ask":"identity","verb":"renew","thing":"meter-1"}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "verb", rename_all = "lowercase")]
-pub enum Identity {
-    /// A new key and certificate before it is due.
-    Renew { thing: String },
-    /// Somebody changed the files.
-    Reload,
-    /// A device whose fingerprint changed is the right one.
-    Approve { thing: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -222,14 +225,15 @@ mod tests {
         );
         check(r#"{"ask":"identity","verb":"renew","thing":"meter-1"}"#);
         check(r#"{"ask":"identity","verb":"reload"}"#);
-        check(r#"{"ask":"identity","verb":"approve","thing":"meter-1"}"#);
         let answers = [
+            Answer::Done("x".into()),
             Answer::error(Why::Failed, "x"),
             Answer::Read(Shown::new(&Measured::Good(Value::Float(230.5)), Some("V".into()))),
             Answer::Read(Shown::new(&Measured::Uncertain(Value::Int(3), Cause::OutOfRange), None)),
             Answer::Read(Shown::new(&Measured::Bad(Cause::Exception(2)), None)),
         ];
         let expected = [
+            r#"{"done":"x"}"#,
             r#"{"error":"x","why":"failed"}"#,
             r#"{"read":{"value":230.5,"unit":"V","quality":"good"}}"#,
             r#"{"read":{"value":3,"quality":"uncertain","cause":"out-of-range"}}"#,

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{
-    Config, Durability, EnrollerKind, Gateway, Identity, KeyType, Log, LogFormat, MqttVersion, Security,
-    Shadow, Store, Uplink,
+    Config, Durability, Gateway, Identity, Log, LogFormat, MqttVersion, Security, Shadow, Store, Uplink,
 };
 use crate::model::device::{
     Bus, BusTiming, Device, Host, LineDevice, ModbusDevice, Point, Protocol, RequestLimits, Source,
@@ -29,25 +28,11 @@ pub fn config() -> Config {
             age_max: None,
         },
         shadow: Shadow::default(),
-        identity: identity(),
+        identity: Identity::default(),
         log: Log { level: "info".into(), format: LogFormat::Text },
         buses: vec![bus("line-1", 0), bus("line-2", 1)],
         devices: vec![meter(), scale()],
         warnings: Vec::new(),
-    }
-}
-
-fn identity() -> Identity {
-    Identity {
-        enroller: EnrollerKind::None,
-        directory: PathBuf::from("unused"),
-        key_type: KeyType::EcP256,
-        lifetime: 365 * 86_400 * SECOND,
-        renew_at: 0.66,
-        certificate: None,
-        key: None,
-        ca_key: None,
-        claim: None,
     }
 }
 

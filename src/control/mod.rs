@@ -1,9 +1,8 @@
 //! The status socket: what `fieldgate status` and `fieldgate read` ask.
 //!
 //! Constraints: whoever asks must never slow down a reading, so there are few connections,
-//! each with a bounded line and a deadline; only root, the agent's own user and its group may
-//! ask, and what changes something is asked of whoever owns it: the hub, which commits and
-//! writes it into the audit log under the peer's user id, or the keeper of identities.
+//! each with a bounded line and a deadline; an ask for status or a read changes nothing; only root, the agent's
+//! own user and its group may ask.
 //!
 //! The way of an ask: accept → credentials of the peer → one line, parsed by `ask` → for
 //! `status` a snapshot of the counters; for `read` a [`ReadRequest`] to the bus, which serves
@@ -39,17 +38,14 @@ use crate::model::time::Clock;
 /// Asks that are served at one time; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 8;
 
-/// Bytes of an ask: the largest shadow document, and something around it.
-const LINE_MAX: u64 = 40 << 10;
+/// Bytes of an ask.
+const LINE_MAX: u64 = 4096;
 
 /// For the ask to arrive, and for the answer to be taken.
 const TALK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// For a bus to serve a read: it may be in the late window of a mute device.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
-
-/// For the hub to decide and to commit.
-const HUB_DEADLINE: Duration = Duration::from_secs(10);
 
 /// After `accept` failed, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -68,8 +64,8 @@ pub struct Room {
     pub clock: Clock,
     /// One per bus, in the configuration's order.
     pub buses: Vec<mpsc::Sender<ReadRequest>>,
-    /// Absent where nobody decides about things.
-    pub hub: Option<mpsc::Sender<channel::Ask>>,
+    /// Takes what is asked of shadows.
+    pub hub: mpsc::Sender<channel::Ask>,
     /// Absent where no identity is kept.
     pub keeper: Option<mpsc::Sender<IdentityAsk>>,
     pub started: Instant,
@@ -140,7 +136,7 @@ async fn serve(stream: UnixStream, own: Identity, room: Arc<Room>) {
     }
 }
 
-/// The peer's user id; the error is what the peer is told.
+/// The user id of the peer. The error is what the peer is told.
 async fn admit(stream: &UnixStream, own: Identity) -> Result<u32, String> {
     let cred = stream.peer_cred().map_err(|e| e.to_string())?;
     let peer = Identity { uid: cred.uid(), gid: cred.gid() };
@@ -169,10 +165,6 @@ async fn listen(read: tokio::net::unix::OwnedReadHalf) -> Result<Ask, String> {
     }
 }
 
-fn unreachable(whom: &str) -> (Why, String) {
-    (Why::Unreachable, format!("{whom} is busy or stopping; try again"))
-}
-
 impl Room {
     async fn answer(&self, ask: Ask, uid: u32) -> Answer {
         match ask {
@@ -184,11 +176,13 @@ impl Room {
                     operation: ask.operation,
                     payload,
                 };
-                match self.hub(what, uid).await {
-                    Err((why, error)) => Answer::error(why, error),
-                    Ok(said) => Answer::Shadow(serde_json::from_str(&said).unwrap_or_default()),
-                }
+                self.ask_hub(what, uid).await
             }
+            Ask::Approve { thing } => self.ask_hub(Wanted::Approve { thing }, uid).await,
+            Ask::Identity(ask::Identity::Renew { thing }) => {
+                self.ask_keeper(IdentityWanted::Renew { thing }).await
+            }
+            Ask::Identity(ask::Identity::Reload) => self.ask_keeper(IdentityWanted::Reload).await,
             Ask::Status => {
                 let uptime_s = self.started.elapsed().as_secs();
                 let status = snapshot::take(&self.config, &self.metrics, self.clock.now(), uptime_s);
@@ -201,44 +195,41 @@ impl Room {
                     Ok(shown) => Answer::Read(shown),
                 },
             },
-            Ask::Identity(wanted) => match self.identity(wanted, uid).await {
-                Err((why, error)) => Answer::error(why, error),
-                Ok(done) => Answer::Done(done),
-            },
         }
     }
 
-    async fn identity(&self, wanted: ask::Identity, uid: u32) -> Result<String, (Why, String)> {
-        match wanted {
-            ask::Identity::Renew { thing } => self.keeper(IdentityWanted::Renew { thing }).await,
-            ask::Identity::Reload => self.keeper(IdentityWanted::Reload).await,
-            ask::Identity::Approve { thing } => self.hub(Wanted::Approve { thing }, uid).await,
-        }
-    }
-
-    async fn keeper(&self, what: IdentityWanted) -> Result<String, (Why, String)> {
-        let keeper =
-            self.keeper.as_ref().ok_or((Why::Failed, "this agent keeps no identities".to_owned()))?;
+    async fn ask_keeper(&self, what: IdentityWanted) -> Answer {
+        let Some(keeper) = &self.keeper else {
+            return Answer::error(Why::Failed, "this agent keeps no identities; see [identity]");
+        };
         let (answer, answered) = oneshot::channel();
-        keeper.try_send(IdentityAsk { what, answer }).map_err(|_| unreachable("the keeper of identities"))?;
+        if keeper.try_send(IdentityAsk { what, answer }).is_err() {
+            return Answer::error(Why::Failed, "the agent has its hands full, or is stopping; try again");
+        }
         match timeout(TALK_DEADLINE, answered).await {
-            Ok(Ok(done)) => done.map_err(|e| (Why::Failed, e)),
-            _ => Err(unreachable("the keeper of identities")),
+            Ok(Ok(Ok(done))) => Answer::Done(done),
+            Ok(Ok(Err(why))) => Answer::error(Why::Failed, why),
+            _ => Answer::error(Why::Failed, "the agent did not come to it in time"),
         }
     }
 
-    async fn hub(&self, what: Wanted, uid: u32) -> Result<String, (Why, String)> {
-        let hub = self.hub.as_ref().ok_or((Why::Failed, "this agent decides about no things".to_owned()))?;
+    async fn ask_hub(&self, what: Wanted, uid: u32) -> Answer {
         let (answer, answered) = oneshot::channel();
         let ask = channel::Ask { from: Origin::Socket { uid }, what, answer };
-        hub.try_send(ask).map_err(|_| unreachable("the hub"))?;
-        match timeout(HUB_DEADLINE, answered).await {
-            Ok(Ok(channel::Answer::Done)) => Ok("done".into()),
-            Ok(Ok(channel::Answer::Said(said))) => Ok(String::from_utf8_lossy(&said).into_owned()),
+        if self.hub.try_send(ask).is_err() {
+            return Answer::error(Why::Failed, "the agent has its hands full, or is stopping; try again");
+        }
+        match timeout(READ_DEADLINE, answered).await {
+            Ok(Ok(channel::Answer::Done)) => Answer::Shadow(serde_json::Value::Null),
+            Ok(Ok(channel::Answer::Said(json))) => match serde_json::from_slice(&json) {
+                Ok(document) => Answer::Shadow(document),
+                Err(e) => Answer::error(Why::Failed, e.to_string()),
+            },
             Ok(Ok(channel::Answer::Refused { code, message })) => {
-                Err((Why::Failed, format!("{message} ({code})")))
+                Answer::error(Why::Failed, format!("{code}: {message}"))
             }
-            _ => Err(unreachable("the hub")),
+            Ok(Err(_)) => Answer::error(Why::Failed, "the agent stopped before it was done"),
+            Err(_) => Answer::error(Why::Failed, "the agent did not come to it in time"),
         }
     }
 

@@ -41,7 +41,7 @@ impl Agent {
             metrics,
             clock: Clock::Simulated { base: Timestamp(1_793_500_002_000), origin: Instant::now() },
             buses: vec![line_1],
-            hub: None,
+            hub: mpsc::channel(1).0,
             keeper: None,
             started: Instant::now(),
         };
@@ -129,7 +129,7 @@ async fn a_line_that_is_asked_too_fast_says_so_at_once() {
         metrics: Arc::new(Metrics::new(2, 2)),
         clock: Clock::System,
         buses: vec![full],
-        hub: None,
+        hub: mpsc::channel(1).0,
         keeper: None,
         started: Instant::now(),
     };
@@ -146,7 +146,7 @@ async fn nonsense_is_answered_in_words_and_bounded() {
     check(b"hello\n".to_vec(), "not understood").await;
     check(b"{\"ask\":\"reboot\"}\n".to_vec(), "not understood").await;
     check(b"{\"ask\":\"status\"}".to_vec(), "ends with a line feed").await;
-    check(vec![b' '; LINE_MAX as usize], "at most 40960 bytes").await;
+    check(vec![b' '; LINE_MAX as usize], "at most 4096 bytes").await;
     // And it still serves.
     assert!(agent.ask(Ask::Status).await.is_ok());
 }
@@ -161,7 +161,7 @@ async fn the_socket_is_private_and_leaves_with_the_agent() {
         metrics: Arc::new(Metrics::new(2, 2)),
         clock: Clock::System,
         buses: vec![],
-        hub: None,
+        hub: mpsc::channel(1).0,
         keeper: None,
         started: Instant::now(),
     };

@@ -16,6 +16,7 @@ pub mod files;
 pub mod issue;
 pub mod keeper;
 pub mod key;
+pub mod plan;
 pub mod renewal;
 pub mod signer;
 pub mod subject;

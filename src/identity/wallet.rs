@@ -98,26 +98,24 @@ struct Inner {
 }
 
 impl Wallet {
-    /// A wallet whose pairs live in the folder. That there is none yet is fine.
-    pub fn kept(thing: &str, folder: Folder, common: Common) -> Result<Arc<Wallet>, files::Error> {
+    /// A wallet whose pairs live in the folder. That there is none yet is fine; one that cannot
+    /// be read is this identity's fault and nobody else's, so it is told by `state`.
+    pub fn kept(thing: &str, folder: Folder, common: Common) -> Arc<Wallet> {
         Wallet::new(thing, Source::Kept(folder), common)
     }
 
     /// A wallet of a pair that the operator gives; a place is a file or `credential:NAME`.
-    pub fn given(
-        thing: &str,
-        certificate: PathBuf,
-        key: PathBuf,
-        common: Common,
-    ) -> Result<Arc<Wallet>, files::Error> {
+    pub fn given(thing: &str, certificate: PathBuf, key: PathBuf, common: Common) -> Arc<Wallet> {
         Wallet::new(thing, Source::Given { certificate, key }, common)
     }
 
-    fn new(thing: &str, source: Source, common: Common) -> Result<Arc<Wallet>, files::Error> {
+    fn new(thing: &str, source: Source, common: Common) -> Arc<Wallet> {
         let (changes, _) = watch::channel(0);
         let wallet = Wallet { thing: thing.into(), source, common, inner: Mutex::default(), changes };
-        wallet.reload()?;
-        Ok(Arc::new(wallet))
+        if let Err(e) = wallet.reload() {
+            wallet.set_fault(Some(e.to_string()));
+        }
+        Arc::new(wallet)
     }
 
     pub fn thing(&self) -> &str {

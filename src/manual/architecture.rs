@@ -11,6 +11,20 @@
 //!  ─PUBACK─▶ window ─▶ row deleted
 //! ```
 //!
+//! The way of a desired change, down and home again as an ordinary reading:
+//!
+//! ```text
+//! broker ─arrives─▶ uplink ─Ask─▶ hub::things ─▶ ONE transaction { shadow, mail, audit } ─▶
+//!  answer ─▶ PUBACK;  hub ─WriteRequest, never waited for─▶ bus ─Modbus write, read back─▶
+//!  Observation ─▶ the way up
+//! ```
+//!
+//! Shadows, desired members, commands and mirrors are one pure core ([`crate::hub::things`])
+//! on top of the pure [`crate::shadow`]; the hub around it only waits and commits.
+//!
+//! An identity is one file with key and chain. The keeper enrols and renews; a wallet tells a
+//! connection what to present, and learns from its CONNACK whether it was right.
+//!
 //! Pressure ends at the register (a poll is skipped and counted) or at the store's limit
 //! (what is dropped is written into the ledger, and the ledger's record is itself delivered).
 //!
@@ -21,9 +35,9 @@
 //! ```text
 //! 5  main, cli
 //! 4  app, supervise
-//! 3  bus  hub  uplink  broker  control                          tasks
-//! 2  modbus::client  serial::port  store  config  notify        resources
-//! 1  wire  backoff  modbus::{plan,codec}  serial::{frame,parse}
+//! 3  bus  hub  uplink  broker  control  identity::keeper        tasks
+//! 2  modbus::client  serial::port  store  config  identity  notify   resources
+//! 1  shadow  wire  backoff  modbus::{plan,codec}  serial::{frame,parse}
 //!    bus::schedule                                              pure: no tokio, no clock
 //!    channel  metrics                                           what tasks share
 //! 0  model                                                      nouns

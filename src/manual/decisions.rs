@@ -18,10 +18,49 @@
 //! each commit writes anyway; AUTOINCREMENT would write a page of its own, where a quiet
 //! gateway writes two. Cost: the promise is held by our own tests.
 //!
-//! ## Clean sessions
-//! Nothing is subscribed to yet, so a session would remember nothing for us; and a clean one
-//! cannot resume with packet ids of a client that is gone. Cost: to be looked at again when
-//! desired changes come down.
+//! ## A session only where something is subscribed to
+//! Where shadows or commands come down, the broker keeps what arrives while we are away
+//! (`uplink.session_expiry`); elsewhere the session is clean, because it would remember
+//! nothing for us. The client is a fresh one all the same, so our own publishes get new packet
+//! ids on a resumed session, which bends MQTT's rule of resending; with QoS 1 it costs nothing.
+//!
+//! ## Asks instead of an inbox on the disk
+//! The first sketch of this house had a table for what comes down. But a message that is
+//! acknowledged only after the hub's commit is kept by its broker until then, and a question
+//! of this machine is answered only after it; so a table would write everything twice to
+//! promise the same. Connections and the status socket send an `Ask` over a bounded channel,
+//! and the hub never waits for them. Cost: while the hub is busy, what comes down waits in the
+//! broker's window.
+//!
+//! ## What is said about a shadow lies in a table, as the newest of its topic
+//! Deltas and documents tell a state, so during an outage only the last one of a topic waits.
+//! Answers to requests each count, up to a bound. Cost: who was away sees the newest documents
+//! and not every one between.
+//!
+//! ## Desired is looked at, not queued
+//! No request to write outlives the process. What is wanted stands in the shadow, what was
+//! tried stands beside it, and both are looked at after each event: a restart, a lost message
+//! and a busy line are no special cases. What must happen once, or not at all, is a command.
+//!
+//! ## A wish grows old
+//! A setpoint of yesterday, written today because a line came back, has done harm elsewhere. So
+//! what is desired is written within `write_expiry` (5 minutes) or not at all, and a verified
+//! value that drifts later is told and left alone. Cost: who wants a level held for ever says
+//! `write_expiry = "never"`.
+//!
+//! ## What is desired is reported in its own words
+//! Where the registers hold what is desired, the reported value is spelled as it was desired,
+//! so that 0.1 in a float32 leaves no delta. Cost: none that we know of.
+//!
+//! ## Quality stands beside the values
+//! With `shadow.quality` the quality of each member is told under `_quality`, not around its
+//! value: a value inside an object could never equal what is desired.
+//!
+//! ## The first fingerprint is believed
+//! Somebody has to say which device is the right one, and on the day of the installation it is
+//! the one that is there. From then on another one is quarantined: read, delivered, but neither
+//! reported nor written to. Cost: a device that was swapped before its first reading is not
+//! noticed.
 //!
 //! ## Live readings overtake the backlog
 //! What is committed after CONNACK goes first, the backlog takes what is left, at most three

@@ -25,5 +25,19 @@
 //! | ledger | what was taken and will not arrive: device, reason, count, time range |
 //! | gap record | an entry of the ledger, delivered upstream |
 //! | dead letter | a row that the broker refuses; it leaves the outbox for the ledger |
+//! | thing | a device as the cloud knows it: a name, shadows, an identity |
+//! | shadow | a document of a thing: what is `desired` of it and what it `reported` |
+//! | delta | what is desired and not reported; computed, never stored |
+//! | mirror | keeps a shadow equal to that of a cloud with a shadow service of its own |
+//! | base | what gateway and cloud last agreed upon; the third side of a merge |
+//! | member | a value in a shadow; one that is desired has a state on its way to the device |
+//! | command | something to be done once, now or not at all; answered |
+//! | route | the connection that something leaves by |
+//! | mail | what is said beside readings: answers, news of shadows, requests to a cloud |
+//! | identity | key and certificate of a thing |
+//! | wallet | what a connection presents: the pair in use, or a candidate |
+//! | claim | a certificate that is good only for getting a real one |
+//! | fingerprint | what a device says it is: maker, model, serial number |
+//! | quarantine | another device answers than the approved one |
 //! | hole | an address that a device refuses; learned, and read around |
 //! | late window | how long an answer that missed its timeout is still swallowed |

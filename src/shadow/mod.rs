@@ -33,3 +33,6 @@ pub use message::{Kind, Message, Operation};
 pub use request::{Limits, Patch, Request, Update};
 pub use service::{Answer, answer, list_named, refuse};
 pub use tree::Tree;
+
+#[cfg(test)]
+mod tests;

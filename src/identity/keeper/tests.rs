@@ -77,9 +77,8 @@ fn rig(things: usize, base: Timestamp, answers: Vec<Result<(), EnrollError>>) ->
         alpn: Vec::new(),
     };
     let common = Common { trust: Trust::new(&tls).unwrap(), alpn: Arc::new([]) };
-    let wallets: Vec<_> = (0..things)
-        .map(|n| Wallet::kept(&subject(n).thing, folder.clone(), common.clone()).unwrap())
-        .collect();
+    let wallets: Vec<_> =
+        (0..things).map(|n| Wallet::kept(&subject(n).thing, folder.clone(), common.clone())).collect();
     let enroller = Arc::new(Scripted {
         answers: Mutex::new(answers),
         authority: Some(authority),

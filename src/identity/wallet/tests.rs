@@ -41,7 +41,7 @@ fn rig(slots: &[(Slot, &Pair)]) -> Rig {
         folder.write(&held, "m", *slot, pair).unwrap();
     }
     drop(held);
-    let wallet = Wallet::kept("m", folder.clone(), common()).unwrap();
+    let wallet = Wallet::kept("m", folder.clone(), common());
     Rig { _directory: directory, folder, wallet }
 }
 
@@ -165,7 +165,7 @@ fn a_given_pair_is_shown_and_its_exchange_is_found() {
     };
     let (one, two) = (pair(), pair());
     write(&one);
-    let wallet = Wallet::given("m", certificate.clone(), key.clone(), common()).unwrap();
+    let wallet = Wallet::given("m", certificate.clone(), key.clone(), common());
     assert_eq!(wallet.present().unwrap().unwrap().certificate, id(&one));
     write(&two);
     assert!(wallet.reload().unwrap());

@@ -427,3 +427,206 @@ proptest! {
         prop_assert!(local.iter().all(|value| !world.been.contains(&(Side::Cloud, *value))));
     }
 }
+
+const WRITE: fn(Side, Section, &'static str) -> Op =
+    |side, section, path| Op::Write { side, section, path, remove: false };
+
+/// A gateway whose shadow is in the cloud, with nothing under way.
+fn synced() -> World {
+    let mut world = World::new(Settings::default());
+    world.act(&WRITE(Side::Local, Section::Reported, "a"));
+    world.act(&WRITE(Side::Cloud, Section::Desired, "b"));
+    world.calm();
+    world.assert_equal();
+    world.requests = 0;
+    world.notes.clear();
+    world
+}
+
+impl World {
+    /// Everything that is on its way arrives, in order, and no time passes.
+    fn settle(&mut self) {
+        while self.turn || !self.up.is_empty() || !self.down.is_empty() {
+            self.turn();
+            for request in std::mem::take(&mut self.up) {
+                self.arrive_up(&request);
+            }
+            for message in std::mem::take(&mut self.down) {
+                self.arrive_down(message);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_connection_begins_with_a_get() {
+    let mut world = synced();
+    for _ in 0..3 {
+        world.act(&Op::Offline);
+        world.act(&Op::Online);
+        world.turn();
+        let asked: Vec<_> = world.up.iter().map(|request| request.operation).collect();
+        assert_eq!(asked, [Operation::Get]);
+        world.settle();
+    }
+    assert_eq!(world.requests, 3, "and with nothing else when nothing changed");
+}
+
+#[test]
+fn an_update_that_follows_needs_no_request() {
+    let mut world = synced();
+    world.act(&WRITE(Side::Cloud, Section::Desired, "o.x"));
+    world.settle();
+    world.assert_equal();
+    assert_eq!(world.requests, 0);
+    let value = world.local.get_path(Section::Desired, "o.x").cloned();
+    assert_eq!(value, Some(world.next_value.into()));
+    // By the cloud's clock, which is 77 s ahead: an expiry counts from when it was desired.
+    assert_eq!(world.local.desired_time("o.x"), Some(world.cloud_s));
+}
+
+#[test]
+fn a_gap_is_one_get_and_old_news_is_none() {
+    let mut world = synced();
+    world.act(&WRITE(Side::Cloud, Section::Desired, "a"));
+    let old = std::mem::take(&mut world.down);
+    world.act(&WRITE(Side::Cloud, Section::Desired, "b"));
+    // Without the document in the news only the accepted update tells of it.
+    world.down.retain(|(kind, _)| *kind == Kind::UpdateAccepted);
+    world.settle();
+    world.assert_equal();
+    assert_eq!(world.requests, 1);
+    world.down = old;
+    world.settle();
+    assert_eq!(world.requests, 1);
+    world.assert_equal();
+}
+
+#[test]
+fn a_version_conflict_is_one_get_and_one_update() {
+    let mut world = synced();
+    world.act(&WRITE(Side::Cloud, Section::Desired, "o.x"));
+    world.down.clear();
+    world.act(&WRITE(Side::Local, Section::Reported, "o.y"));
+    world.settle();
+    world.assert_equal();
+    assert_eq!(world.requests, 3, "the update that met 409, the get, the update again");
+    assert!(matches!(&world.notes[..], [Note::Refused { rejected, .. }] if rejected.code == 409));
+}
+
+#[test]
+fn who_is_always_refused_asks_ever_more_slowly() {
+    for (code, most) in [(409, 160), (400, 160), (500, 60), (413, 20), (403, 20)] {
+        let mut world = synced();
+        world.act(&WRITE(Side::Local, Section::Reported, "o.x"));
+        let end = world.now.ms + 3_600_000;
+        while world.now.ms < end {
+            if !world.up.is_empty() {
+                let request = world.up.remove(0);
+                world.refuse = (request.operation == Operation::Update).then_some(code);
+                world.arrive_up(&request);
+            } else if !world.down.is_empty() {
+                let message = world.down.remove(0);
+                world.arrive_down(message);
+            } else if world.turn {
+                world.turn();
+            } else {
+                let due = world.mirror.wake_at(&world.local).unwrap();
+                world.wait(due.saturating_sub(world.now.ms).max(1));
+            }
+        }
+        assert!((5..=most).contains(&world.requests), "{code}: {} in an hour", world.requests);
+        world.calm();
+        world.assert_equal();
+    }
+}
+
+#[test]
+fn a_deletion_goes_to_the_other_side() {
+    let mut world = synced();
+    world.act(&Op::Delete(Side::Cloud));
+    world.settle();
+    assert!(world.local.is_deleted());
+    assert_eq!(world.notes, []);
+
+    let mut world = synced();
+    world.act(&Op::Delete(Side::Local));
+    world.settle();
+    assert!(world.cloud.is_deleted());
+    assert!(world.mirror.is_calm(&world.local));
+}
+
+#[test]
+fn an_update_after_a_deletion_makes_it_anew() {
+    for forget in [false, true] {
+        for side in [Side::Cloud, Side::Local] {
+            let mut world = synced();
+            world.act(&Op::Delete(side));
+            world.settle();
+            if forget {
+                world.act(&Op::Forget);
+                world.now.s += TOMBSTONE_S + 1;
+            }
+            world.act(&WRITE(side, Section::Desired, "o.x"));
+            world.settle();
+            world.assert_equal();
+            assert!(world.cloud.exists());
+            assert_eq!(all_numbers(&world.cloud), [world.next_value], "old members do not come back");
+            assert_eq!(world.local.version() < 4, forget, "{}", world.local.version());
+        }
+    }
+}
+
+fn all_numbers(shadow: &Shadow) -> Vec<u64> {
+    let mut found = Vec::new();
+    numbers(&Value::Object(shadow.state().to_tree()), &mut found);
+    found
+}
+
+#[test]
+fn a_deletion_there_and_an_update_here_keep_the_update_and_say_so() {
+    let mut world = synced();
+    world.act(&Op::Offline);
+    world.act(&WRITE(Side::Local, Section::Reported, "o.x"));
+    world.act(&Op::Delete(Side::Cloud));
+    world.calm();
+    world.assert_equal();
+    assert_eq!(all_numbers(&world.cloud), [world.next_value]);
+    assert!(world.notes.contains(&Note::DeleteMetUpdate));
+}
+
+#[test]
+fn an_answer_that_comes_too_late_is_known_by_its_token() {
+    let mut world = synced();
+    world.act(&WRITE(Side::Local, Section::Desired, "a"));
+    world.turn();
+    let request = world.up.remove(0);
+    world.arrive_up(&request);
+    let late = std::mem::take(&mut world.down);
+    world.wait(Settings::default().answer_ms);
+    world.act(&WRITE(Side::Local, Section::Desired, "a"));
+    world.down = late;
+    world.calm();
+    world.assert_equal();
+    assert_eq!(world.local.get_path(Section::Desired, "a"), Some(&world.next_value.into()));
+    let conflicts = world.notes.iter().filter(|note| matches!(note, Note::Conflict(_))).count();
+    assert_eq!(conflicts, 0, "it met itself, and nobody else");
+}
+
+#[test]
+fn what_the_cloud_says_may_be_anything() {
+    let mut world = synced();
+    let before = world.local.clone();
+    for kind in Kind::ALL {
+        for payload in
+            ["", "5", "[]", "{}", "{\"version\":-1}", "{\"version\":9e99,\"state\":[]}", "{\"current\":1}"]
+        {
+            world.step(Event::Cloud { kind, payload: payload.as_bytes() });
+        }
+    }
+    assert_eq!(world.local, before);
+    let named = world.notes.iter().filter(|note| matches!(note, Note::Unreadable { .. })).count();
+    assert!(named > 10, "{named}");
+    world.calm();
+    world.assert_equal();
+}
