@@ -30,7 +30,7 @@ use crate::notify::progress::Expectations;
 use crate::store::{self, Disk, Store};
 use crate::supervise::{Ended, Stage, Supervisor};
 use crate::uplink::Uplink;
-use crate::uplink::link::{Link, MqttLink};
+use crate::uplink::link::{Identity, Link, MqttLink};
 use crate::wire::topics::{Template, TemplateError};
 
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ impl World<MqttLink> {
             seed: fastrand::u64(..),
             observations_max: bus::OBSERVATIONS_MAX,
             dial: Box::new(|_| Dial::Transport),
-            link: MqttLink::new(Arc::new(config.uplink.clone())),
+            link: MqttLink::new(Arc::new(config.uplink.clone()), Identity::gateway(&config.uplink)),
             disk: Disk::Thread,
         }
     }

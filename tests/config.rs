@@ -218,6 +218,7 @@ mod sample {
         check("[gateway]", raw::Gateway::keys().collect());
         check("[uplink]", raw::Uplink::keys().collect());
         check("authorizer", raw::Authorizer::keys().collect());
+        check("[thing]", raw::Thing::keys().collect());
         check("[store]", raw::Store::keys().collect());
         check("[shadow]", raw::Shadow::keys().collect());
         check("mirror", raw::Mirror::keys().collect());

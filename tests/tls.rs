@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate::config::{self, MqttVersion, Security, Tls};
-use fieldgate::uplink::link::{Link, LinkError, Message, MqttLink};
+use fieldgate::uplink::link::{Identity, Link, LinkError, Message, MqttLink, Opening};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
@@ -162,9 +162,13 @@ impl Case {
                 tls.write_all(connack).await.unwrap();
                 let _ = tls.read(&mut connect).await;
             });
-            let mut link = MqttLink::new(Arc::new(self.uplink(port, version)));
+            let mut link = {
+                let config = self.uplink(port, version);
+                let identity = Identity::gateway(&config);
+                MqttLink::new(Arc::new(config), identity)
+            };
             let will = Message { topic: "s".into(), payload: b"{}".to_vec(), retain: true };
-            results.push(link.connect(will).await.map(drop));
+            results.push(link.connect(Opening { will: Some(will), receives: false }).await.map(drop));
             server.abort();
         }
         results.try_into().unwrap()
@@ -190,6 +194,8 @@ impl Case {
             backlog_messages_per_second: None,
             reconnect_min: Duration::from_secs(1),
             reconnect_max: Duration::from_secs(2),
+            session_expiry: Duration::from_secs(3600),
+            connects_per_second: 10,
         }
     }
 

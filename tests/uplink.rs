@@ -47,6 +47,8 @@ fn config() -> config::Uplink {
         backlog_messages_per_second: None,
         reconnect_min: SECOND,
         reconnect_max: 120 * SECOND,
+        session_expiry: Duration::from_secs(3600),
+        connects_per_second: 10,
     }
 }
 

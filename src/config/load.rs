@@ -3,7 +3,7 @@
 //! Constraints: every mistake of every file is collected before anything stops; a value
 //! keeps its place, so that a later check can blame the line that wrote it. The `config`
 //! crate layers, but it coerces in silence and lower-cases keys; so each file is first read
-//! strictly with `toml`, key by key, and only the four plain sections pass through it.
+//! strictly with `toml`, key by key, and only the plain sections pass through it.
 //! Buses and devices are lists: those of several files are appended, in the files' order.
 //!
 //! The way of a key: text → `toml::Table` → its raw table, alone (a mistake costs this key
@@ -25,7 +25,7 @@ pub const DEFAULT_PATH: &str = "/etc/fieldgate/fieldgate.toml";
 const ENVIRONMENT_PREFIX: &str = "FIELDGATE__";
 
 /// The sections whose keys the environment may set.
-const SECTIONS: [&str; 6] = ["gateway", "uplink", "store", "shadow", "identity", "log"];
+const SECTIONS: [&str; 7] = ["gateway", "uplink", "thing", "store", "shadow", "identity", "log"];
 
 /// The whole configuration, or every mistake in it. Reads `path` (or [`DEFAULT_PATH`]), the
 /// files of `conf.d` beside it, and the environment; opens nothing else but the password file.
@@ -70,6 +70,7 @@ pub struct Layered {
     pub directory: PathBuf,
     pub gateway: Placed<raw::Gateway>,
     pub uplink: Placed<raw::Uplink>,
+    pub thing: Placed<raw::Thing>,
     pub store: Placed<raw::Store>,
     pub shadow: Placed<raw::Shadow>,
     pub identity: Placed<raw::Identity>,
@@ -135,6 +136,7 @@ pub fn layers(
     Some(Layered {
         gateway: merged_section(&merged, "gateway", &order, report),
         uplink: merged_section(&merged, "uplink", &order, report),
+        thing: merged_section(&merged, "thing", &order, report),
         store: merged_section(&merged, "store", &order, report),
         shadow: merged_section(&merged, "shadow", &order, report),
         identity: merged_section(&merged, "identity", &order, report),
@@ -289,7 +291,7 @@ fn placed<T: Table>(
         .collect()
 }
 
-/// Checks the four plain sections of a file, takes them out and returns what was right.
+/// Checks the plain sections of a file, takes them out and returns what was right.
 fn plain_sections(table: &mut toml::Table, root: &Place, report: &mut Report) -> toml::Table {
     let mut found = toml::Table::new();
     for name in SECTIONS {
@@ -315,6 +317,7 @@ fn checked(name: &str, table: &toml::Table, root: &Place, report: &mut Report) -
     match name {
         "gateway" => strict::<raw::Gateway>(table, &place, report),
         "uplink" => uplink(table.clone(), &place, report),
+        "thing" => strict::<raw::Thing>(table, &place, report),
         "store" => strict::<raw::Store>(table, &place, report),
         "shadow" => strict::<raw::Shadow>(table, &place, report),
         "identity" => strict::<raw::Identity>(table, &place, report),
@@ -386,13 +389,14 @@ fn environment_key(path: &str, name: &str, value: &str) -> Result<(), (String, S
     match section {
         "gateway" => fits::<raw::Gateway>(key, section, name, value),
         "uplink" => fits::<raw::Uplink>(key, section, name, value),
+        "thing" => fits::<raw::Thing>(key, section, name, value),
         "store" => fits::<raw::Store>(key, section, name, value),
         "shadow" => fits::<raw::Shadow>(key, section, name, value),
         "identity" => fits::<raw::Identity>(key, section, name, value),
         "log" => fits::<raw::Log>(key, section, name, value),
         _ => Err((
             "the environment cannot set this".into(),
-            "it can set single keys of gateway, uplink, store, shadow, identity and log".into(),
+            "it can set single keys of gateway, uplink, thing, store, shadow, identity and log".into(),
         )),
     }
 }

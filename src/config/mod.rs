@@ -21,6 +21,7 @@ use crate::model::ids::GatewayName;
 pub struct Config {
     pub gateway: Gateway,
     pub uplink: Uplink,
+    pub thing: Thing,
     pub store: Store,
     pub shadow: Shadow,
     pub identity: Identity,
@@ -67,6 +68,22 @@ pub struct Uplink {
     pub backlog_messages_per_second: Option<u32>,
     pub reconnect_min: Duration,
     pub reconnect_max: Duration,
+    /// How long the broker keeps subscriptions and what arrives while we are away. Only MQTT 5
+    /// tells it; with 3.1.1 the broker decides. Whole seconds.
+    pub session_expiry: Duration,
+    /// Of all connections of the agent together.
+    pub connects_per_second: u32,
+}
+
+/// `[thing]`: things that have a connection of their own.
+#[derive(Clone, Debug)]
+pub struct Thing {
+    /// Placeholders `{gateway}`, `{device}` and `{thing}`.
+    pub topic: String,
+    /// Retained; also the last will. Placeholders `{gateway}` and `{thing}`; empty: neither.
+    pub status_topic: String,
+    /// Publishes of one thing without their PUBACK at one time.
+    pub window: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

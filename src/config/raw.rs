@@ -77,6 +77,8 @@ table!(
         backlog_messages_per_second: u32,
         reconnect_min: Span,
         reconnect_max: Span,
+        session_expiry: Span,
+        connects_per_second: u32,
     }
 );
 
@@ -91,6 +93,11 @@ table!(
         signature: String,
         signature_file: PathBuf,
     }
+);
+
+table!(
+    /// `[thing]`
+    Thing { topic: String, status_topic: String, window: u16 }
 );
 
 table!(

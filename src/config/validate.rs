@@ -17,6 +17,7 @@ pub mod point;
 pub mod register;
 pub mod shadow;
 pub mod thing;
+pub mod things;
 pub mod transform;
 pub mod uplink;
 pub mod values;
@@ -42,6 +43,7 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     let gateway = gateway(&layered, report);
     let name = gateway.as_ref().map_or(GatewayName::new("gateway"), |g| g.name.clone());
     let uplink = uplink::uplink(&layered, &name, report);
+    let thing = things::things(&layered.thing, report);
     let store = store(&layered, report);
     let shadow = shadow::shadow(&layered.shadow, report);
     let identity = identity::identity(&layered, uplink.as_ref(), report);
@@ -53,6 +55,7 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     Some(Config {
         gateway: gateway?,
         uplink: uplink?,
+        thing,
         store,
         shadow,
         identity,

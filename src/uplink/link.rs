@@ -8,19 +8,38 @@
 //!
 //! The way of a publish: `publish` puts it into the client's channel (which is wider than the
 //! window, so it never waits) → the poller sends it → `Sent(packet id)` → `Acked(packet id)`.
+//!
+//! The way of an arrival: the poller finds a place for it in [`Places`] → `Arrived` with a
+//! token → the uplink asks the hub → `ack(token)` → PUBACK, and the place is free. The poller
+//! never waits for a place, because the PUBACKs of our own publishes come by the same way and
+//! a wait for the hub would hold them up. So the bound must be kept by others: an MQTT 5
+//! broker obeys our Receive Maximum ([`RECEIVE_MAX`]); one of 3.1.1 has its own limit
+//! (mosquitto 20, AWS IoT 100); who sends more than [`places::HELD_MAX`] loses the connection
+//! and with it nothing, since what was not acknowledged comes again. QoS 0 has no limit in
+//! the protocol and no promise either: beyond its places it is dropped and counted. A PUBACK
+//! goes through the client's channel, which rumqttc leaves alone while its window is full; the
+//! session therefore keeps its own window below what the broker takes ([`Session::inflight_max`]).
 
+pub mod places;
 mod reason;
+mod v4;
+mod v5;
 
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::{Transport, v5};
-use tokio::sync::mpsc;
+use rumqttc::Transport;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use self::places::{Delivery, Places};
+use self::reason::Blame;
 use crate::config::{self, MqttVersion, Security};
+use crate::identity::files;
 use crate::identity::tls;
+use crate::identity::wallet::{Presented, Wallet};
 
 /// What ended a connection, named by what the uplink does next.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,11 +47,15 @@ pub enum LinkError {
     /// Back off.
     #[error("{0}")]
     Unreachable(String),
-    /// Back off long; the operator has to act (or, later, a renewal).
+    /// Back off long; the operator has to act, or a renewal.
     #[error("TLS refused: {0}")]
     TlsRefused(String),
     #[error("the broker refused the login: {0}")]
     AuthRefused(String),
+    /// Try again soon, for a while: a cloud that registers a certificate at first sight drops
+    /// its first connection.
+    #[error("the broker does not know the new certificate yet: {0}")]
+    NotYet(String),
     /// Do not fight: whoever has the client id now keeps it for a while.
     #[error("another client took over the client id")]
     TakenOver,
@@ -42,6 +65,9 @@ pub enum LinkError {
     /// Nothing moved for longer than the keep-alive allows.
     #[error("the connection stands still: no acknowledgement, no answer")]
     Stuck,
+    /// Back off: more came than may wait here. It comes again.
+    #[error("the broker sent more than {0} messages without waiting for their acknowledgement")]
+    Overrun(usize),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,9 +78,19 @@ pub enum LinkEvent {
     Acked(u16),
     /// The broker answered with a reason that is no success; only MQTT 5 can.
     Refused(u16, String),
+    /// All filters were answered; those that were refused have been told before.
+    Subscribed,
+    /// This filter was refused, and why. The others are as good as ever.
+    SubscribeRefused(String, String),
+    /// A message. The broker keeps it until [`Session::ack`], which comes in this order.
+    Arrived { topic: String, payload: Vec<u8>, token: Token },
     /// Our own DISCONNECT is on the wire.
     Disconnected,
 }
+
+/// Names an arrival within its connection; the k-th has the number k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -63,147 +99,278 @@ pub struct Message {
     pub retain: bool,
 }
 
+/// How a connection opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    pub will: Option<Message>,
+    /// It will subscribe, so the broker keeps its session and what arrives while it is away.
+    pub receives: bool,
+}
+
 /// Makes connections. Scripted in tests.
 pub trait Link: Send + Sync + 'static {
     type Session: Session;
     /// Resolves after CONNACK.
-    fn connect(&mut self, will: Message) -> impl Future<Output = Result<Self::Session, LinkError>> + Send;
+    fn connect(&mut self, opening: Opening) -> impl Future<Output = Result<Self::Session, LinkError>> + Send;
+    /// Wakes when the next connection would present something else than this one. `None`:
+    /// never.
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
 }
 
 /// One connection. Dropping it ends it.
 pub trait Session: Send {
     /// The largest payload with its topic that the broker takes, if it said so. Bytes.
     fn packet_max(&self) -> Option<usize>;
+    /// Publishes without their PUBACK that the broker takes, if it said so.
+    fn inflight_max(&self) -> Option<u16> {
+        None
+    }
     /// Queues a QoS 1 publish. Never waits: there is room for a window and more.
     fn publish(&mut self, message: Message) -> Result<(), LinkError>;
+    /// Asks for QoS 1; once per connection. At most [`FILTERS_MAX`] filters, the rest is
+    /// refused here. `Subscribed` follows, also when there is none.
+    fn subscribe(&mut self, filters: &[String]) -> Result<(), LinkError>;
+    /// What arrived under this token is kept for ever: the broker may forget it. In the order
+    /// of arrival. Never waits.
+    fn ack(&mut self, token: Token) -> Result<(), LinkError>;
     /// Says goodbye; `Disconnected` follows when it is sent.
     fn disconnect(&mut self);
     /// Waits for at least one event. After an error the session is over; events that arrived
-    /// before the error are delivered before it.
+    /// before the error are delivered before it. May be cancelled: nothing is lost.
     fn events(&mut self, into: &mut Vec<LinkEvent>) -> impl Future<Output = Result<(), LinkError>> + Send;
+}
+
+/// Who connects.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// One per account of the broker: another client with it throws this one out.
+    pub client_id: String,
+    pub login: Option<config::Login>,
+    pub credential: Credential,
+}
+
+/// Where the client certificate comes from. A broker without TLS asks for none.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// No certificate; at most a login.
+    None,
+    /// Read anew for each connection, so that a certificate that was exchanged on disk is
+    /// picked up.
+    Files(config::Tls),
+    Wallet(Arc<Wallet>),
+}
+
+impl Identity {
+    /// The gateway's own, by the files of `[uplink]`.
+    pub fn gateway(config: &config::Uplink) -> Identity {
+        let credential = match &config.security {
+            Security::Tls(tls) => Credential::Files(tls.clone()),
+            Security::Plain => Credential::None,
+        };
+        Identity { client_id: config.client_id.clone(), login: config.login.clone(), credential }
+    }
 }
 
 pub struct MqttLink {
     config: Arc<config::Uplink>,
+    identity: Identity,
+}
+
+/// Why there is no connection, and what that says about what we presented.
+struct Failed {
+    why: LinkError,
+    blame: Blame,
 }
 
 impl MqttLink {
-    pub fn new(config: Arc<config::Uplink>) -> MqttLink {
-        MqttLink { config }
+    pub fn new(config: Arc<config::Uplink>, identity: Identity) -> MqttLink {
+        MqttLink { config, identity }
     }
 
-    fn transport(&self) -> Result<Transport, LinkError> {
-        match &self.config.security {
-            Security::Plain => Ok(Transport::Tcp),
-            // Read anew for each connection, so that a certificate that was exchanged on disk
-            // is picked up.
-            Security::Tls(tls) => {
+    async fn open(&self, transport: Transport, opening: Opening) -> Result<MqttSession, Failed> {
+        let c = &*self.config;
+        let (id, login) = (self.identity.client_id.as_str(), self.identity.login.as_ref());
+        // TCP, TLS and CONNACK each have their own share; together they never take longer.
+        let patience = c.connect_timeout * 2;
+        // A PINGREQ goes out each keep-alive, so `poll` returns at least that often.
+        let watchdog = c.keep_alive * 2 + c.connect_timeout;
+        let channel = 2 * usize::from(c.window) + usize::from(OWN_MESSAGES) + places::HELD_MAX;
+        let (events, received) = mpsc::channel(EVENTS_MAX);
+        let places = Arc::new(Places::default());
+        let (client, limits, task) = match c.protocol {
+            MqttVersion::V3_1_1 => {
+                let (client, mut poller) = v4::client(c, id, login, transport, opening, channel);
+                match timeout(patience, v4::opened(&mut poller)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(e)) => return Err(Failed::new(reason::of_v4(&e, true), &e)),
+                    Err(_) => return Err(unanswered(patience)),
+                }
+                let task = tokio::spawn(v4::poll(poller, events, Arc::clone(&places), watchdog));
+                (Client::V4(client), Limits::default(), task)
+            }
+            MqttVersion::V5 => {
+                let (client, mut poller) = v5::client(c, id, login, transport, opening, channel);
+                let limits = match timeout(patience, v5::opened(&mut poller)).await {
+                    Ok(Ok(limits)) => limits,
+                    Ok(Err(e)) => return Err(Failed::new(reason::of_v5(&e, true), &e)),
+                    Err(_) => return Err(unanswered(patience)),
+                };
+                let task = tokio::spawn(v5::poll(poller, events, Arc::clone(&places), watchdog));
+                (Client::V5(client), limits, task)
+            }
+        };
+        Ok(MqttSession {
+            client,
+            events: received,
+            limits,
+            task,
+            places,
+            subscribing: VecDeque::new(),
+            subscribed: HashMap::new(),
+            refused: Vec::new(),
+            arrived: 0,
+            unacked: VecDeque::new(),
+        })
+    }
+
+    /// What the wallet holds, and the transport made of it.
+    async fn transport(&self) -> Result<(Transport, Option<(Arc<Wallet>, Presented)>), LinkError> {
+        let rustls = |config| Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(config));
+        match (&self.config.security, &self.identity.credential) {
+            (Security::Plain, _) => Ok((Transport::Tcp, None)),
+            (Security::Tls(tls), Credential::None) => {
+                let tls = config::Tls { certificate: None, key: None, ..tls.clone() };
+                let config = tls::client_config(&tls).map_err(|e| LinkError::TlsRefused(e.to_string()))?;
+                Ok((rustls(config), None))
+            }
+            (Security::Tls(_), Credential::Files(tls)) => {
                 let config = tls::client_config(tls).map_err(|e| LinkError::TlsRefused(e.to_string()))?;
-                Ok(Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(config)))
+                Ok((rustls(config), None))
+            }
+            (Security::Tls(_), Credential::Wallet(wallet)) => {
+                let presented = on_disk(wallet, |w| w.present()).await;
+                match presented.map_err(|e| LinkError::TlsRefused(e.to_string()))? {
+                    None => Err(LinkError::Unreachable("there is no certificate yet".into())),
+                    Some(p) => Ok((rustls(Arc::clone(&p.config)), Some((Arc::clone(wallet), p)))),
+                }
             }
         }
-    }
-
-    fn v4(&self, will: Message) -> Result<(rumqttc::AsyncClient, rumqttc::EventLoop), LinkError> {
-        let c = &*self.config;
-        let mut o = rumqttc::MqttOptions::new(c.client_id.clone(), c.host.clone(), c.port);
-        o.set_keep_alive(c.keep_alive)
-            .set_clean_session(true)
-            .set_inflight(c.window.saturating_add(OWN_MESSAGES))
-            .set_max_packet_size(INCOMING_MAX, c.payload_max + HEADER_MAX)
-            .set_last_will(rumqttc::LastWill::new(will.topic, will.payload, rumqttc::QoS::AtLeastOnce, true))
-            .set_transport(self.transport()?);
-        if let Some(login) = &c.login {
-            o.set_credentials(login.username.clone(), login.password.clone());
-        }
-        let (client, mut poller) = rumqttc::AsyncClient::new(o, self.channel());
-        poller.set_network_options(self.network());
-        Ok((client, poller))
-    }
-
-    fn v5(&self, will: Message) -> Result<(v5::AsyncClient, v5::EventLoop), LinkError> {
-        use v5::mqttbytes::{QoS, v5::LastWill};
-        let c = &*self.config;
-        let mut o = v5::MqttOptions::new(c.client_id.clone(), c.host.clone(), c.port);
-        o.set_keep_alive(c.keep_alive)
-            .set_clean_start(true)
-            .set_outgoing_inflight_upper_limit(c.window.saturating_add(OWN_MESSAGES))
-            .set_max_packet_size(Some(INCOMING_MAX as u32))
-            .set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, true, None))
-            .set_connection_timeout(c.connect_timeout.as_secs().max(1))
-            .set_transport(self.transport()?);
-        o.set_network_options(self.network());
-        if let Some(login) = &c.login {
-            o.set_credentials(login.username.clone(), login.password.clone());
-        }
-        Ok(v5::AsyncClient::new(o, self.channel()))
-    }
-
-    fn network(&self) -> rumqttc::NetworkOptions {
-        let mut network = rumqttc::NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        // This also bounds one slow write of the 3.1.1 loop.
-        network.set_connection_timeout(self.config.connect_timeout.as_secs().max(1));
-        network
-    }
-
-    fn channel(&self) -> usize {
-        2 * usize::from(self.config.window) + 64
-    }
-
-    /// A PINGREQ goes out each keep-alive, so `poll` returns at least that often.
-    fn watchdog(&self) -> Duration {
-        self.config.keep_alive * 2 + self.config.connect_timeout
     }
 }
 
 impl Link for MqttLink {
     type Session = MqttSession;
 
-    async fn connect(&mut self, will: Message) -> Result<MqttSession, LinkError> {
-        // TCP, TLS and CONNACK each have their own share; together they never take longer.
-        let patience = self.config.connect_timeout * 2;
-        let (events, received) = mpsc::channel(EVENTS_MAX);
-        let watchdog = self.watchdog();
-        match self.config.protocol {
-            MqttVersion::V3_1_1 => {
-                let (client, mut poller) = self.v4(will)?;
-                match timeout(patience, poller.poll()).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(e)) => return Err(reason::of_v4(&e, true)),
-                    Err(_) => return Err(unanswered(patience)),
-                }
-                let task = tokio::spawn(poll_v4(poller, events, watchdog));
-                Ok(MqttSession { client: Client::V4(client), events: received, packet_max: None, task })
+    async fn connect(&mut self, opening: Opening) -> Result<MqttSession, LinkError> {
+        let (transport, presented) = self.transport().await?;
+        let opened = self.open(transport, opening).await;
+        let Some((wallet, presented)) = presented else { return opened.map_err(|failed| failed.why) };
+        let generation = presented.generation;
+        let (judged, opened) = match opened {
+            Ok(session) => (on_disk(&wallet, move |w| w.accepted(generation)).await, Ok(session)),
+            Err(Failed { why, blame: Blame::Nobody }) => (Ok(()), Err(why)),
+            Err(Failed { why, blame }) => {
+                let text = why.to_string();
+                let judged = on_disk(&wallet, move |w| match blame {
+                    Blame::Dropped => w.dropped(generation, &text),
+                    _ => w.refused(generation, &text),
+                });
+                let soon = presented.is_new;
+                (judged.await, Err(if soon { LinkError::NotYet(why.to_string()) } else { why }))
             }
-            MqttVersion::V5 => {
-                let (client, mut poller) = self.v5(will)?;
-                let packet_max = match timeout(patience, poller.poll()).await {
-                    Ok(Ok(v5::Event::Incoming(v5::Incoming::ConnAck(ack)))) => {
-                        ack.properties.and_then(|p| p.max_packet_size)
-                    }
-                    Ok(Ok(_)) => None,
-                    Ok(Err(e)) => return Err(reason::of_v5(&e, true)),
-                    Err(_) => return Err(unanswered(patience)),
-                };
-                let task = tokio::spawn(poll_v5(poller, events, watchdog));
-                let packet_max = packet_max.map(|n| n as usize);
-                Ok(MqttSession { client: Client::V5(client), events: received, packet_max, task })
-            }
+        };
+        if let Err(e) = judged {
+            tracing::warn!(thing = wallet.thing(), why = %e, "what the broker said of a certificate was not kept");
         }
+        opened
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        match &self.identity.credential {
+            Credential::None | Credential::Files(_) => None,
+            Credential::Wallet(wallet) => Some(wallet.changes()),
+        }
+    }
+}
+
+/// Wallets live in files.
+async fn on_disk<T: Send + 'static>(
+    wallet: &Arc<Wallet>,
+    work: impl FnOnce(&Wallet) -> Result<T, files::Error> + Send + 'static,
+) -> Result<T, files::Error> {
+    let wallet = Arc::clone(wallet);
+    match tokio::task::spawn_blocking(move || work(&wallet)).await {
+        Ok(done) => done,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down, and everything with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+impl Failed {
+    fn new(why: LinkError, cause: &(dyn std::error::Error + 'static)) -> Failed {
+        let blame = match why {
+            LinkError::AuthRefused(_) => Blame::Pair,
+            _ => reason::blame(cause),
+        };
+        Failed { why, blame }
     }
 }
 
 pub struct MqttSession {
     client: Client,
-    events: mpsc::Receiver<Result<LinkEvent, LinkError>>,
-    packet_max: Option<usize>,
+    events: mpsc::Receiver<Result<Raw, LinkError>>,
+    limits: Limits,
     task: tokio::task::JoinHandle<()>,
+    places: Arc<Places>,
+    /// Filters of SUBSCRIBE packets that were not sent yet, and then by packet id: as with
+    /// publishes, the k-th packet that goes out is the k-th that was queued.
+    subscribing: VecDeque<Vec<String>>,
+    subscribed: HashMap<u16, Vec<String>>,
+    /// Refused before they were sent.
+    refused: Vec<(String, String)>,
+    arrived: u64,
+    /// In the order of arrival.
+    unacked: VecDeque<(Token, Delivery, Receipt)>,
 }
 
 enum Client {
     V4(rumqttc::AsyncClient),
-    V5(v5::AsyncClient),
+    V5(rumqttc::v5::AsyncClient),
+}
+
+/// What a broker said of itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    packet_max: Option<usize>,
+    inflight_max: Option<u16>,
+}
+
+/// What the poller tells.
+#[derive(Debug)]
+enum Raw {
+    Event(LinkEvent),
+    /// A SUBSCRIBE went out under this packet id.
+    Subscribing(u16),
+    /// For each of its filters why it was refused, or nothing.
+    SubAck(u16, Vec<Option<String>>),
+    Arrived {
+        topic: String,
+        payload: Vec<u8>,
+        delivery: Delivery,
+        receipt: Receipt,
+    },
+}
+
+/// What an acknowledgement has to name.
+#[derive(Clone, Copy, Debug)]
+struct Receipt {
+    packet_id: u16,
+    qos: u8,
 }
 
 impl Drop for MqttSession {
@@ -214,19 +381,45 @@ impl Drop for MqttSession {
 
 impl Session for MqttSession {
     fn packet_max(&self) -> Option<usize> {
-        self.packet_max
+        self.limits.packet_max
+    }
+
+    fn inflight_max(&self) -> Option<u16> {
+        self.limits.inflight_max
     }
 
     fn publish(&mut self, m: Message) -> Result<(), LinkError> {
-        let full = |e: &dyn std::fmt::Display| LinkError::HungUp(format!("the client takes no more: {e}"));
+        use rumqttc::{QoS, v5::mqttbytes::QoS as QoS5};
         match &self.client {
-            Client::V4(c) => {
-                c.try_publish(m.topic, rumqttc::QoS::AtLeastOnce, m.retain, m.payload).map_err(|e| full(&e))
-            }
-            Client::V5(c) => c
-                .try_publish(m.topic, v5::mqttbytes::QoS::AtLeastOnce, m.retain, m.payload)
-                .map_err(|e| full(&e)),
+            Client::V4(c) => c.try_publish(m.topic, QoS::AtLeastOnce, m.retain, m.payload).map_err(full),
+            Client::V5(c) => c.try_publish(m.topic, QoS5::AtLeastOnce, m.retain, m.payload).map_err(full),
         }
+    }
+
+    fn subscribe(&mut self, filters: &[String]) -> Result<(), LinkError> {
+        let (taken, rest) = filters.split_at(filters.len().min(FILTERS_MAX));
+        let why = format!("a connection has at most {FILTERS_MAX} filters");
+        self.refused.extend(rest.iter().map(|filter| (filter.clone(), why.clone())));
+        for packet in taken.chunks(FILTERS_PER_PACKET) {
+            match &self.client {
+                Client::V4(c) => c.try_subscribe_many(v4::filters(packet)).map_err(full)?,
+                Client::V5(c) => c.try_subscribe_many(v5::filters(packet)).map_err(full)?,
+            }
+            self.subscribing.push_back(packet.to_vec());
+        }
+        Ok(())
+    }
+
+    fn ack(&mut self, token: Token) -> Result<(), LinkError> {
+        let Some(at) = self.unacked.iter().position(|(t, ..)| *t == token) else { return Ok(()) };
+        let Some((_, delivery, receipt)) = self.unacked.remove(at) else { return Ok(()) };
+        // The library does nothing for QoS 0.
+        match &self.client {
+            Client::V4(c) => c.try_ack(&v4::answered(receipt)).map_err(full)?,
+            Client::V5(c) => c.try_ack(&v5::answered(receipt)).map_err(full)?,
+        }
+        self.places.give_back(delivery);
+        Ok(())
     }
 
     fn disconnect(&mut self) {
@@ -238,115 +431,112 @@ impl Session for MqttSession {
     }
 
     async fn events(&mut self, into: &mut Vec<LinkEvent>) -> Result<(), LinkError> {
-        let mut next = self.events.recv().await;
         loop {
-            match next {
-                Some(Ok(event)) => into.push(event),
+            match self.events.recv().await {
+                Some(Ok(raw)) => self.translate(raw, into),
                 // Delivered alone, behind everything that came before it.
-                Some(Err(e)) if into.is_empty() => return Err(e),
-                Some(Err(e)) => {
-                    self.events.close();
-                    let (last, events) = mpsc::channel(1);
-                    let _ = last.try_send(Err(e));
-                    self.events = events;
-                    return Ok(());
-                }
-                None if into.is_empty() => return Err(LinkError::Stuck),
-                None => return Ok(()),
+                Some(Err(e)) => return Err(e),
+                None => return Err(LinkError::Stuck),
             }
-            match self.events.try_recv() {
-                Ok(event) => next = Some(event),
-                Err(_) => return Ok(()),
+            loop {
+                match self.events.try_recv() {
+                    Ok(Ok(raw)) => self.translate(raw, into),
+                    Ok(Err(e)) if into.is_empty() => return Err(e),
+                    Ok(Err(e)) => {
+                        self.events.close();
+                        let (last, events) = mpsc::channel(1);
+                        let _ = last.try_send(Err(e));
+                        self.events = events;
+                        return Ok(());
+                    }
+                    Err(_) => break,
+                }
+            }
+            if !into.is_empty() {
+                return Ok(());
             }
         }
     }
 }
 
-async fn poll_v4(
-    mut poller: rumqttc::EventLoop,
-    events: mpsc::Sender<Result<LinkEvent, LinkError>>,
-    watchdog: Duration,
-) {
-    use rumqttc::{Event, Outgoing, Packet};
-    let translate = |event| match event {
-        Event::Outgoing(Outgoing::Publish(id)) if id != 0 => Some(LinkEvent::Sent(id)),
-        Event::Outgoing(Outgoing::Disconnect) => Some(LinkEvent::Disconnected),
-        Event::Incoming(Packet::PubAck(ack)) => Some(LinkEvent::Acked(ack.pkid)),
-        _ => None,
-    };
-    let end = loop {
-        match timeout(watchdog, poller.poll()).await {
-            Ok(Ok(event)) => {
-                if !forward(&events, translate(event)).await {
-                    return;
+impl MqttSession {
+    fn translate(&mut self, raw: Raw, into: &mut Vec<LinkEvent>) {
+        match raw {
+            Raw::Event(event) => into.push(event),
+            Raw::Subscribing(packet_id) => {
+                let filters = self.subscribing.pop_front().unwrap_or_default();
+                self.subscribed.insert(packet_id, filters);
+            }
+            Raw::SubAck(packet_id, answers) => {
+                let filters = self.subscribed.remove(&packet_id).unwrap_or_default();
+                let refused = filters.into_iter().zip(answers).filter_map(|(f, why)| Some((f, why?)));
+                into.extend(
+                    self.refused.drain(..).chain(refused).map(|(f, why)| LinkEvent::SubscribeRefused(f, why)),
+                );
+                if self.subscribing.is_empty() && self.subscribed.is_empty() {
+                    into.push(LinkEvent::Subscribed);
                 }
             }
-            Ok(Err(e)) => {
-                // Acknowledgements that were read before the line broke are as good as any.
-                for event in std::mem::take(&mut poller.state.events) {
-                    forward(&events, translate(event)).await;
-                }
-                break reason::of_v4(&e, false);
+            Raw::Arrived { topic, payload, delivery, receipt } => {
+                self.arrived += 1;
+                let token = Token(self.arrived);
+                self.unacked.push_back((token, delivery, receipt));
+                into.push(LinkEvent::Arrived { topic, payload, token });
             }
-            Err(_) => break LinkError::Stuck,
         }
-    };
-    let _ = events.send(Err(end)).await;
+    }
 }
 
-async fn poll_v5(
-    mut poller: v5::EventLoop,
-    events: mpsc::Sender<Result<LinkEvent, LinkError>>,
-    watchdog: Duration,
-) {
-    use rumqttc::Outgoing;
-    use v5::Event;
-    use v5::mqttbytes::v5::{Packet, PubAckReason};
-    let translate = |event| match event {
-        Event::Outgoing(Outgoing::Publish(id)) if id != 0 => Some(LinkEvent::Sent(id)),
-        Event::Outgoing(Outgoing::Disconnect) => Some(LinkEvent::Disconnected),
-        Event::Incoming(Packet::PubAck(ack)) => Some(match ack.reason {
-            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => LinkEvent::Acked(ack.pkid),
-            refused => LinkEvent::Refused(ack.pkid, format!("{refused:?}")),
-        }),
-        _ => None,
-    };
-    let end = loop {
-        match timeout(watchdog, poller.poll()).await {
-            Ok(Ok(event)) => {
-                if !forward(&events, translate(event)).await {
-                    return;
-                }
-            }
-            Ok(Err(e)) => {
-                for event in std::mem::take(&mut poller.state.events) {
-                    forward(&events, translate(event)).await;
-                }
-                break reason::of_v5(&e, false);
-            }
-            Err(_) => break LinkError::Stuck,
+/// Whether there is a place for one more: `false`: it is dropped.
+fn arrived(places: &Places, delivery: Delivery) -> Result<bool, LinkError> {
+    match (places.take(delivery), delivery) {
+        (true, _) => Ok(true),
+        (false, Delivery::Held) => Err(LinkError::Overrun(places::HELD_MAX)),
+        (false, Delivery::Loose) => {
+            tracing::debug!("a QoS 0 message was dropped: the hub is behind");
+            Ok(false)
         }
-    };
-    let _ = events.send(Err(end)).await;
+    }
 }
 
 /// `false`: nobody listens any more.
-async fn forward(events: &mpsc::Sender<Result<LinkEvent, LinkError>>, event: Option<LinkEvent>) -> bool {
+async fn forward(events: &mpsc::Sender<Result<Raw, LinkError>>, event: Option<Raw>) -> bool {
     match event {
         Some(event) => events.send(Ok(event)).await.is_ok(),
         None => true,
     }
 }
 
-fn unanswered(patience: Duration) -> LinkError {
-    LinkError::Unreachable(format!("no answer from the broker within {patience:?}"))
+fn full(e: impl std::fmt::Display) -> LinkError {
+    LinkError::HungUp(format!("the client takes no more: {e}"))
 }
 
+fn unanswered(patience: Duration) -> Failed {
+    let why = LinkError::Unreachable(format!("no answer from the broker within {patience:?}"));
+    Failed { why, blame: Blame::Nobody }
+}
+
+fn network(c: &config::Uplink) -> rumqttc::NetworkOptions {
+    let mut network = rumqttc::NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    // This also bounds one slow write of the 3.1.1 loop.
+    network.set_connection_timeout(c.connect_timeout.as_secs().max(1));
+    network
+}
+
+/// Filters of one connection; a limit of AWS IoT.
+pub const FILTERS_MAX: usize = 50;
+/// And in one SUBSCRIBE packet; the same.
+const FILTERS_PER_PACKET: usize = 8;
+/// QoS 1 messages an MQTT 5 broker may send ahead of their acknowledgement. Below
+/// [`places::HELD_MAX`], so that a broker which obeys never meets that.
+pub const RECEIVE_MAX: u16 = 64;
 /// Room in the client's window for the gateway's own status messages.
 const OWN_MESSAGES: u16 = 16;
 /// Nothing large comes down. Bytes.
 const INCOMING_MAX: usize = 256 * 1024;
 /// Topic and MQTT header on top of a payload. Bytes.
 const HEADER_MAX: usize = 66 * 1024;
-/// Events between the poller and the uplink; when full the poller waits, which is harmless.
+/// Events between the poller and the uplink; when full the poller waits, which is harmless:
+/// the uplink takes them whatever it waits for itself.
 const EVENTS_MAX: usize = 1024;

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::link::{Link, LinkError, Message};
+use self::link::{Link, LinkError, Message, Opening};
 use self::suspect::{Suspect, Verdict};
 use crate::backoff::Backoff;
 use crate::config;
@@ -73,12 +73,12 @@ impl<L: Link> Uplink<L> {
             } else {
                 format!("offline: {said}")
             });
-            let will = self.status(false);
+            let opening = Opening { will: Some(self.status(false)), receives: false };
             let begun = Instant::now();
             let why = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                connected = self.link.connect(will) => match connected {
+                connected = self.link.connect(opening) => match connected {
                     Err(why) => why,
                     Ok(session) => {
                         self.metrics.uplink.connects.add(1);

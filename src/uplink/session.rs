@@ -262,7 +262,10 @@ impl<L: Link> Uplink<L> {
         event: LinkEvent,
     ) -> Result<Result<(), LinkError>, Error> {
         match event {
-            LinkEvent::Disconnected => {}
+            LinkEvent::Disconnected
+            | LinkEvent::Subscribed
+            | LinkEvent::SubscribeRefused(..)
+            | LinkEvent::Arrived { .. } => {}
             LinkEvent::Sent(packet_id) => {
                 if !run.window.sent(packet_id) {
                     let why = format!("the client sent packet {packet_id} that nobody published");

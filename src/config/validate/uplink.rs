@@ -52,6 +52,8 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
         reader.span("connect_timeout", raw.connect_timeout, SECOND * 10, Duration::from_millis(100)..=HOUR);
     let status_interval = reader.span("status_interval", raw.status_interval, SECOND * 60, SECOND..=DAY);
     let window = reader.number("window", raw.window, 100, 1..=65_535);
+    let session_expiry = reader.span("session_expiry", raw.session_expiry, HOUR, SECOND..=DAY * 7);
+    let connects = reader.number("connects_per_second", raw.connects_per_second, 10, 1..=1000);
     let payload_max = reader.size("payload_max", raw.payload_max, 128 << 10, 1 << 10..=16 << 20);
     let messages = raw.messages_per_second.filter(|n| *n > 0);
     let bytes = raw.bytes_per_second.map(|s| s.0).filter(|n| *n > 0);
@@ -84,6 +86,8 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
         backlog_messages_per_second: backlog,
         reconnect_min,
         reconnect_max,
+        session_expiry,
+        connects_per_second: connects,
     })
 }
 
@@ -329,7 +333,7 @@ pub fn secret(
 }
 
 /// A topic template: its placeholders are known, and no subscriber's wildcard is in it.
-fn template(
+pub fn template(
     value: Option<&str>,
     key: &str,
     default: &str,

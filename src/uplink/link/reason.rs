@@ -48,6 +48,56 @@ pub fn of_v5(e: &v5::ConnectionError, connecting: bool) -> LinkError {
     }
 }
 
+/// Whom a failed connection speaks against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The line, the broker, or its certificate.
+    Nobody,
+    /// What we presented: the broker said so.
+    Pair,
+    /// Maybe what we presented: the line was cut between TCP and CONNACK, without a word.
+    Dropped,
+}
+
+/// Of an error before the CONNACK. A refusal of the login is told by its own code.
+pub fn blame(e: &(dyn StdError + 'static)) -> Blame {
+    use std::io::ErrorKind as Kind;
+    // These do not name their sources.
+    if let Some(v5::ConnectionError::MqttState(v5::StateError::Deserialization(inner))) = e.downcast_ref() {
+        return blame(inner);
+    }
+    if let Some(tls) = find_rustls(e) {
+        return match tls {
+            rustls::Error::AlertReceived(
+                AlertDescription::CertificateRequired
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied
+                | AlertDescription::DecryptError,
+            ) => Blame::Pair,
+            _ => Blame::Nobody,
+        };
+    }
+    let mut next = Some(e);
+    while let Some(e) = next {
+        let closed = matches!(e.downcast_ref(), Some(v5::StateError::ConnectionAborted))
+            || matches!(e.downcast_ref(), Some(rumqttc::StateError::ConnectionAborted));
+        let cut = e.downcast_ref::<std::io::Error>().is_some_and(|io| {
+            let cut = [Kind::UnexpectedEof, Kind::ConnectionReset, Kind::ConnectionAborted, Kind::BrokenPipe];
+            cut.contains(&io.kind())
+        });
+        if closed || cut {
+            return Blame::Dropped;
+        }
+        next = e.source();
+    }
+    Blame::Nobody
+}
+
 fn of_any(e: &(dyn StdError + 'static), connecting: bool) -> LinkError {
     if let Some(tls) = find_rustls(e) {
         return LinkError::TlsRefused(words(tls));
