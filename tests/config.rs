@@ -150,8 +150,16 @@ mod sample {
                 Ok(found) => assert_eq!(found, expected, "line {}: {bare}", at + 1),
                 Err(errors) => {
                     // Examples name files that are not there, or need a second key.
-                    let only_files =
-                        ["ca", "certificate", "key", "password", "password_file", "ca_key", "claim"];
+                    let only_files = [
+                        "ca",
+                        "certificate",
+                        "key",
+                        "password",
+                        "password_file",
+                        "ca_key",
+                        "claim",
+                        "authorizer",
+                    ];
                     assert!(is_example && only_files.contains(&key), "line {}: {bare}: {errors}", at + 1);
                 }
             }
@@ -190,6 +198,7 @@ mod sample {
                 (" forbidden = [{", "forbidden"),
                 (" mirror = [{", "mirror"),
                 (" claim = {", "claim"),
+                (" authorizer = {", "authorizer"),
             ] {
                 if let Some((_, table)) = line.split_once(inline) {
                     let keys = table.split(" = ").filter_map(|part| part.rsplit([' ', '{']).next());
@@ -208,6 +217,7 @@ mod sample {
         };
         check("[gateway]", raw::Gateway::keys().collect());
         check("[uplink]", raw::Uplink::keys().collect());
+        check("authorizer", raw::Authorizer::keys().collect());
         check("[thing]", raw::Thing::keys().collect());
         check("[store]", raw::Store::keys().collect());
         check("[shadow]", raw::Shadow::keys().collect());

@@ -138,6 +138,15 @@ impl Place {
         Place { source: Arc::clone(&self.source), path: join(&self.path, key), fallback: None }
     }
 
+    /// The table `key` inside this one, in every layer.
+    pub fn inside(&self, key: &str) -> Place {
+        let own = self.child(key);
+        match &self.fallback {
+            Some(next) => own.or(next.inside(key)),
+            None => own,
+        }
+    }
+
     /// The same place, with `other` asked for keys that stand not here.
     pub fn or(mut self, other: Place) -> Place {
         match self.fallback.take() {

@@ -233,7 +233,7 @@ pub fn section<T: Table>(table: &toml::Table, place: &Place, report: &mut Report
 
 /// A value that no message may repeat.
 fn is_secret(key: &str) -> bool {
-    key == "password"
+    matches!(key, "password" | "token" | "signature")
 }
 
 /// The tables of the list `[[key]]`, with their places.
@@ -316,13 +316,24 @@ fn checked(name: &str, table: &toml::Table, root: &Place, report: &mut Report) -
     let place = root.child(name);
     match name {
         "gateway" => strict::<raw::Gateway>(table, &place, report),
-        "uplink" => strict::<raw::Uplink>(table, &place, report),
+        "uplink" => uplink(table.clone(), &place, report),
         "thing" => strict::<raw::Thing>(table, &place, report),
         "store" => strict::<raw::Store>(table, &place, report),
         "shadow" => strict::<raw::Shadow>(table, &place, report),
         "identity" => strict::<raw::Identity>(table, &place, report),
         _ => strict::<raw::Log>(table, &place, report),
     }
+}
+
+/// `[uplink]` with its table: a mistake in that costs one key, and shows no secret.
+fn uplink(mut table: toml::Table, place: &Place, report: &mut Report) -> toml::Table {
+    if let Some(toml::Value::Table(inner)) = table.get("authorizer") {
+        let good: raw::Authorizer = section(inner, &place.child("authorizer"), report);
+        let good = toml::Table::try_from(good).unwrap_or_default();
+        table.insert("authorizer".into(), toml::Value::Table(good));
+    }
+    let good: raw::Uplink = section(&table, place, report);
+    toml::Table::try_from(good).unwrap_or_default()
 }
 
 /// The variables that name a key of a plain section and fit it; the others are mistakes.

@@ -125,13 +125,18 @@ pub struct Tls {
 
 #[derive(Clone)]
 pub struct Login {
+    /// That of a custom authorizer holds a token behind the first `?`.
     pub username: String,
     pub password: String,
 }
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Login").field("username", &self.username).field("password", &"<redacted>").finish()
+        let shown = match self.username.split_once('?') {
+            Some((user, _)) => format!("{user}?<redacted>"),
+            None => self.username.clone(),
+        };
+        f.debug_struct("Login").field("username", &shown).field("password", &"<redacted>").finish()
     }
 }
 

@@ -64,6 +64,7 @@ table!(
         username: String,
         password: String,
         password_file: PathBuf,
+        authorizer: Authorizer,
         keep_alive: Span,
         connect_timeout: Span,
         window: u16,
@@ -78,6 +79,19 @@ table!(
         reconnect_max: Span,
         session_expiry: Span,
         connects_per_second: u32,
+    }
+);
+
+table!(
+    /// `authorizer = { ... }` of `[uplink]`
+    Authorizer {
+        name: String,
+        username: String,
+        token_key: String,
+        token: String,
+        token_file: PathBuf,
+        signature: String,
+        signature_file: PathBuf,
     }
 );
 

@@ -8,8 +8,8 @@
 //! The way of a device: raw table (model laid under it) → names and bus → timing and limits
 //! → its points one by one → `Device`; the buses get their devices last.
 
+pub mod authorizer;
 pub mod bus;
-pub mod connections;
 pub mod device;
 pub mod identity;
 pub mod names;
@@ -17,6 +17,7 @@ pub mod point;
 pub mod register;
 pub mod shadow;
 pub mod thing;
+pub mod things;
 pub mod transform;
 pub mod uplink;
 pub mod values;
@@ -42,7 +43,7 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     let gateway = gateway(&layered, report);
     let name = gateway.as_ref().map_or(GatewayName::new("gateway"), |g| g.name.clone());
     let uplink = uplink::uplink(&layered, &name, report);
-    let thing = connections::thing(&layered.thing, report);
+    let thing = things::things(&layered.thing, report);
     let store = store(&layered, report);
     let shadow = shadow::shadow(&layered.shadow, report);
     let identity = identity::identity(&layered, uplink.as_ref(), report);

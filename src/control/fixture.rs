@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{
-    Config, Durability, Gateway, Identity, Log, LogFormat, MqttVersion, Security, Shadow, Store, Uplink,
+    Config, Durability, Gateway, Identity, Log, LogFormat, MqttVersion, Security, Shadow, Store, Thing,
+    Uplink,
 };
 use crate::model::device::{
     Bus, BusTiming, Device, Host, LineDevice, ModbusDevice, Point, Protocol, RequestLimits, Source,
@@ -21,6 +22,11 @@ pub fn config() -> Config {
     Config {
         gateway: Gateway { name: "gw-1".into(), status_socket: None, stop_grace: 10 * SECOND },
         uplink: uplink(),
+        thing: Thing {
+            topic: "dt/{thing}/telemetry".into(),
+            status_topic: "dt/{thing}/status".into(),
+            window: 8,
+        },
         store: Store {
             path: PathBuf::from("unused.db"),
             durability: Durability::Commit { batch_window: Duration::from_millis(3) },
@@ -56,6 +62,8 @@ fn uplink() -> Uplink {
         backlog_messages_per_second: None,
         reconnect_min: SECOND,
         reconnect_max: 120 * SECOND,
+        session_expiry: 3600 * SECOND,
+        connects_per_second: 10,
     }
 }
 

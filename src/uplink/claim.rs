@@ -10,12 +10,15 @@
 //! The way: `provision` → `wire::provisioning` says what to do → [`Talk`] does it → what
 //! arrives goes back, until there is an identity or an error. Nothing is stored here.
 
+mod talking;
+
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
+pub use self::talking::Talking;
 use super::link::LinkError;
 use crate::backoff::Backoff;
 use crate::wire::provisioning::{Next, ProvisionError, Provisioned, Provisioning, Request, Step};
@@ -30,8 +33,19 @@ pub trait Talk: Send {
     ) -> impl Future<Output = Result<Vec<(String, String)>, LinkError>> + Send;
     /// QoS 1.
     fn publish(&mut self, topic: &str, payload: &[u8]) -> impl Future<Output = Result<(), LinkError>> + Send;
-    /// Topic and payload of the next message. Cancel-safe.
-    fn next(&mut self) -> impl Future<Output = Result<(String, Vec<u8>), LinkError>> + Send;
+    /// What comes next. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Result<Heard, LinkError>> + Send;
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum Heard {
+    Message {
+        topic: String,
+        /// It may hold a key.
+        payload: Zeroizing<Vec<u8>>,
+    },
+    /// The broker refused our publish, and why; only MQTT 5 can.
+    Refused(String),
 }
 
 /// Makes the holder of a claim a thing of its own. `seed` spreads the repetitions of gateways
@@ -99,10 +113,14 @@ async fn ask(
     let answered = async {
         link.publish(&step.topic, &step.payload).await.map_err(Trouble::Line)?;
         loop {
-            let (topic, payload) = link.next().await.map_err(Trouble::Line)?;
-            // It may hold a key.
-            let payload = Zeroizing::new(payload);
-            match machine.answer(&topic, &payload, start.elapsed()).map_err(Trouble::Refused)? {
+            let next = match link.next().await.map_err(Trouble::Line)? {
+                Heard::Message { topic, payload } => machine.answer(&topic, &payload, start.elapsed()),
+                Heard::Refused(why) if why.contains("QuotaExceeded") => {
+                    Err(ProvisionError::Retryable { why: "the broker takes no more for now".into() })
+                }
+                Heard::Refused(why) => machine.forbidden(&format!("the broker refused the publish: {why}")),
+            };
+            match next.map_err(Trouble::Refused)? {
                 Next::Wait => {}
                 next => return Ok(next),
             }

@@ -1,5 +1,6 @@
 //! The only place that knows how a cloud spells things. PURE.
 
+pub mod authorizer;
 pub mod payload;
 pub mod provisioning;
 pub mod shadow_topics;

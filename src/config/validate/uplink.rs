@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::authorizer;
 use super::values::{DAY, HOUR, Reader, SECOND};
 use crate::config::errors::{Place, Report};
 use crate::config::load::{Layered, Placed};
@@ -17,7 +18,10 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
     if address.is_some() {
         plain_or_tls(raw, is_tls, place, report);
     }
-    let tls = tls(raw, host, &layered.directory, place, report);
+    let mut tls = tls(raw, host, &layered.directory, place, report);
+    if raw.authorizer.is_some() && is_tls && address.as_ref().is_some_and(|a| a.port == 443) {
+        authorizer::alpn(raw, &mut tls, place, report);
+    }
     let security = if is_tls { Security::Tls(tls) } else { Security::Plain };
     let login = login(raw, &layered.directory, place, report);
     let topic = template(
@@ -172,6 +176,7 @@ fn plain_or_tls(raw: &raw::Uplink, is_tls: bool, place: &Place, report: &mut Rep
                 ("certificate", raw.certificate.is_some()),
                 ("key", raw.key.is_some()),
                 ("server_name", raw.server_name.is_some()),
+                ("authorizer", raw.authorizer.is_some()),
                 ("alpn", raw.alpn.as_ref().is_some_and(|a| !a.is_empty())),
             ];
             Reader { place, report }.refuse(why, "remove it, or write mqtts://", &keys);
@@ -277,39 +282,53 @@ fn warn_if_readable(path: &Path, key: &str, place: &Place, report: &mut Report) 
 
 fn login(raw: &raw::Uplink, directory: &Path, place: &Place, report: &mut Report) -> Option<Login> {
     let username = raw.username.clone().filter(|u| !u.is_empty());
-    let file = raw.password_file.as_deref().filter(|p| !p.as_os_str().is_empty());
-    let given = raw.password.clone().filter(|p| !p.is_empty());
-    if given.is_some() && file.is_some() {
-        report.error(place, "password", "is given beside password_file", "keep one of the two");
-    }
-    let password = match file {
-        None => given,
-        Some(file) => {
-            let file = directory.join(file);
-            warn_if_readable(&file, "password_file", place, report);
-            match std::fs::read_to_string(&file) {
-                Ok(text) => Some(text.trim_end_matches(['\n', '\r']).to_owned()),
-                Err(e) => {
-                    let message = format!("{} cannot be read: {e}", file.display());
-                    report.error(
-                        place,
-                        "password_file",
-                        message,
-                        "name a text file that holds nothing but the password",
-                    );
-                    None
-                }
-            }
+    let password = secret(&raw.password, &raw.password_file, "password", directory, place, report);
+    if let Some(own) = &raw.authorizer {
+        let inside = place.inside("authorizer");
+        let authorizer = authorizer::authorizer(own, directory, &inside, report);
+        if username.is_some() {
+            let help = "move it to uplink.authorizer.username";
+            report.error(place, "username", "is given beside an authorizer, which has one", help);
         }
-    };
+        let username = authorizer.login().to_string();
+        return Some(Login { username, password: password.unwrap_or_default() });
+    }
     match (username, password) {
         (Some(username), password) => Some(Login { username, password: password.unwrap_or_default() }),
         (None, Some(_)) => {
-            let key = if file.is_some() { "password_file" } else { "password" };
+            let key = if raw.password.is_some() { "password" } else { "password_file" };
             report.error(place, key, "a password without a username", "write username = \"...\"");
             None
         }
         (None, None) => None,
+    }
+}
+
+/// `key`, or the text of the file in `key_file` without its line break.
+pub fn secret(
+    given: &Option<String>,
+    file: &Option<PathBuf>,
+    key: &str,
+    directory: &Path,
+    place: &Place,
+    report: &mut Report,
+) -> Option<String> {
+    let key_file = format!("{key}_file");
+    let given = given.clone().filter(|p| !p.is_empty());
+    let Some(file) = file.as_deref().filter(|p| !p.as_os_str().is_empty()) else { return given };
+    if given.is_some() {
+        report.error(place, key, format!("is given beside {key_file}"), "keep one of the two");
+    }
+    let file = directory.join(file);
+    warn_if_readable(&file, &key_file, place, report);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Some(text.trim_end_matches(['\n', '\r']).to_owned()),
+        Err(e) => {
+            let message = format!("{} cannot be read: {e}", file.display());
+            let help = format!("name a text file that holds nothing but the {key}");
+            report.error(place, &key_file, message, help);
+            None
+        }
     }
 }
 

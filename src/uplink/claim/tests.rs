@@ -13,6 +13,8 @@ enum Far {
     Rejected(u16),
     /// Something else arrives, then the answer.
     After(&'static str, Box<Far>),
+    /// The broker refuses the publish.
+    Forbidden(&'static str),
     Silent,
     End(LinkError),
 }
@@ -25,14 +27,14 @@ struct Script {
     deaf: bool,
     trace: Vec<String>,
     subscribed: Vec<String>,
-    arrivals: VecDeque<Result<(String, Vec<u8>), LinkError>>,
+    arrivals: VecDeque<Result<Heard, LinkError>>,
 }
 
 impl Script {
     fn meet(&mut self, topic: &str, far: Far) {
         let answer = |outcome: &str, text: String| {
             assert!(self.subscribed.contains(&format!("{topic}/{outcome}")), "nobody would hear {outcome}");
-            Ok((format!("{topic}/{outcome}"), text.into_bytes()))
+            Ok(message(&format!("{topic}/{outcome}"), &text))
         };
         match far {
             Far::Accepted(text) => self.arrivals.push_back(answer("accepted", text)),
@@ -41,9 +43,10 @@ impl Script {
                 self.arrivals.push_back(answer("rejected", text));
             }
             Far::After(other, then) => {
-                self.arrivals.push_back(Ok((other.into(), b"{}".to_vec())));
+                self.arrivals.push_back(Ok(message(other, "{}")));
                 self.meet(topic, *then);
             }
+            Far::Forbidden(why) => self.arrivals.push_back(Ok(Heard::Refused(why.into()))),
             Far::Silent => {}
             Far::End(e) => self.arrivals.push_back(Err(e)),
         }
@@ -70,12 +73,16 @@ impl Talk for Script {
         Ok(())
     }
 
-    async fn next(&mut self) -> Result<(String, Vec<u8>), LinkError> {
+    async fn next(&mut self) -> Result<Heard, LinkError> {
         match self.arrivals.pop_front() {
             Some(next) => next,
             None => std::future::pending().await,
         }
     }
+}
+
+fn message(topic: &str, text: &str) -> Heard {
+    Heard::Message { topic: topic.into(), payload: Zeroizing::new(text.as_bytes().to_vec()) }
 }
 
 fn created() -> Far {
@@ -184,4 +191,14 @@ fn a_refused_subscription_is_told_or_gone_around() {
     let create = "$aws/certificates/create/json/accepted";
     let spare = refusing(create, vec![created(), registered()]);
     check(spare, request(true, true), &[FROM_CSR, REGISTER], Ok(()));
+}
+
+#[test]
+fn a_refused_publish_is_told_or_gone_around_and_a_full_broker_waited_for() {
+    let no = || Far::Forbidden("NotAuthorized");
+    check(script([no()]), request(true, false), &[FROM_CSR], Err((false, "NotAuthorized")));
+    let around = script([no(), created(), registered()]);
+    check(around, request(true, true), &[FROM_CSR, CREATE, REGISTER], Ok(()));
+    let full = script([Far::Forbidden("QuotaExceeded")]);
+    check(full, request(true, true), &[FROM_CSR], Err((true, "no more for now")));
 }

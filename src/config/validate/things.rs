@@ -6,7 +6,7 @@ use crate::config::errors::Report;
 use crate::config::load::Placed;
 use crate::config::{Thing, raw};
 
-pub fn thing(placed: &Placed<raw::Thing>, report: &mut Report) -> Thing {
+pub fn things(placed: &Placed<raw::Thing>, report: &mut Report) -> Thing {
     let Placed { place, raw } = placed;
     let known = ["{gateway}", "{device}", "{thing}"];
     let topic = template(raw.topic.as_deref(), "topic", "dt/{thing}/telemetry", &known, place, report);
