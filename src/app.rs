@@ -3,8 +3,13 @@
 //! `build` opens the store and wires everything, nothing runs yet; `run` starts the tasks and
 //! returns when they have stopped in order.
 
+mod connections;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use self::connections::{Claimant, Own};
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -12,14 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::line::Dial;
 use crate::bus::{self, BusTask, ReadRequest, WriteRequest};
-use crate::channel::{ASKS_MAX, Ask};
-use crate::config::Config;
+use crate::channel::{ASKS_MAX, Ask, IDENTITY_ASKS_MAX, IdentityAsk};
+use crate::config::{self, Config, EnrollerKind};
 use crate::control::{Control, Room};
 use crate::hub::member::Now;
 use crate::hub::things::{NewThing, Things};
 use crate::hub::{self, Hub};
+use crate::identity;
+use crate::identity::enroll::Enrollers;
+use crate::identity::keeper::Keeper;
 use crate::metrics::Metrics;
-use crate::model::device::{Device, UplinkChoice};
 use crate::model::ids::DeviceIndex;
 use crate::model::observation::Observation;
 use crate::model::row::Route;
@@ -29,9 +36,7 @@ use crate::notify::Notifier;
 use crate::notify::progress::Expectations;
 use crate::store::{self, Disk, Store};
 use crate::supervise::{Ended, Stage, Supervisor};
-use crate::uplink::Uplink;
 use crate::uplink::link::{Identity, Link, MqttLink};
-use crate::uplink::pacer::Pacer;
 use crate::wire::topics::{Template, TemplateError};
 
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,8 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error("a topic of [uplink]: {0}")]
     Topic(#[from] TemplateError),
+    #[error(transparent)]
+    Identity(#[from] identity::plan::Error),
 }
 
 /// What the outside world is made of. The simulation brings its own.
@@ -51,18 +58,19 @@ pub struct World<L> {
     pub observations_max: usize,
     /// How the bus at this place of the configuration is reached.
     pub dial: Box<dyn FnMut(usize) -> Dial + Send>,
-    pub link: L,
+    /// How the broker is reached as this identity.
+    pub link: Box<dyn FnMut(Arc<config::Uplink>, Identity) -> L + Send>,
     pub disk: Disk,
 }
 
 impl World<MqttLink> {
-    pub fn real(config: &Config) -> World<MqttLink> {
+    pub fn real() -> World<MqttLink> {
         World {
             clock: Clock::System,
             seed: fastrand::u64(..),
             observations_max: bus::OBSERVATIONS_MAX,
             dial: Box::new(|_| Dial::Transport),
-            link: MqttLink::new(Arc::new(config.uplink.clone()), Identity::gateway(&config.uplink)),
+            link: Box::new(MqttLink::new),
             disk: Disk::Thread,
         }
     }
@@ -75,12 +83,15 @@ pub struct App<L: Link = MqttLink> {
     topic: Template,
     status_topic: String,
     world: World<L>,
+    own: Vec<Own>,
+    keeper: Option<Keeper<Enrollers>>,
+    /// What the status socket asks of the keeper.
+    to_keeper: Option<mpsc::Sender<IdentityAsk>>,
 }
 
 impl App<MqttLink> {
     pub fn build(config: Config) -> Result<App, Error> {
-        let world = World::real(&config);
-        App::build_in(config, world)
+        App::build_in(config, World::real())
     }
 }
 
@@ -98,7 +109,56 @@ impl<L: Link> App<L> {
         // The status belongs to the gateway itself; should its template name a device, the
         // gateway stands in for it.
         let status_topic = status.render(&config.gateway.name.as_str().into());
-        Ok(App { config, store: Arc::new(store), metrics, topic, status_topic, world })
+        let mut app = App {
+            config,
+            store: Arc::new(store),
+            metrics,
+            topic,
+            status_topic,
+            world,
+            own: Vec::new(),
+            keeper: None,
+            to_keeper: None,
+        };
+        app.identities()?;
+        Ok(app)
+    }
+
+    /// Who connects as itself, and who keeps their certificates.
+    fn identities(&mut self) -> Result<(), Error> {
+        let serials: HashMap<String, String> = match self.config.identity.enroller {
+            EnrollerKind::None => return Ok(()),
+            _ => self
+                .store
+                .things()?
+                .fingerprints
+                .into_iter()
+                .filter_map(|f| Some((f.thing, f.approved?)))
+                .collect(),
+        };
+        let claimant = Claimant::of(&self.config, self.world.seed);
+        let claimant = claimant.map(|c| Box::new(c) as Box<dyn identity::enroll::Provision>);
+        let serial = |thing: &str| serials.get(thing).cloned();
+        let plan = identity::plan::plan(&self.config, &self.world.clock, claimant, serial)?;
+        let Some(plan) = plan else { return Ok(()) };
+        let wallets = plan.identities.iter().map(|kept| Arc::clone(&kept.wallet));
+        self.own = plan
+            .devices
+            .iter()
+            .zip(wallets)
+            .map(|(device, wallet)| Own { device: *device, wallet })
+            .collect();
+        let (to_keeper, asks) = mpsc::channel(IDENTITY_ASKS_MAX);
+        self.to_keeper = Some(to_keeper);
+        self.keeper = Some(Keeper {
+            identities: plan.identities,
+            enroller: Arc::new(plan.enroller),
+            enrols: plan.enrols,
+            policy: plan.policy,
+            clock: self.world.clock.clone(),
+            asks,
+        });
+        Ok(())
     }
 
     pub fn metrics(&self) -> Arc<Metrics> {
@@ -116,7 +176,10 @@ impl<L: Link> App<L> {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
         let (lines, written): (Vec<_>, Vec<_>) =
             self.config.buses.iter().map(|_| mpsc::channel::<WriteRequest>(bus::WRITES_MAX)).unzip();
-        match self.hub(observed, asked, &lines) {
+        let routes = self.routes();
+        let hub = routes.as_ref().map_err(ToString::to_string);
+        let hub = hub.and_then(|routes| self.hub(observed, asked, &lines, routes).map_err(|e| e.to_string()));
+        match hub {
             Ok(hub) => tasks.spawn("hub", Stage::Hub, hub.run()),
             Err(e) => tasks.spawn("hub", Stage::Hub, std::future::ready(Err::<(), _>(e))),
         }
@@ -131,11 +194,15 @@ impl<L: Link> App<L> {
         }
         // The hub ends when the last bus has dropped its sender; this one must not hold it.
         drop(observations);
-        self.services(&mut tasks, readers, asks);
+        self.services(&mut tasks, readers, asks.clone());
         let (grace, store) = (self.config.gateway.stop_grace, Arc::clone(&self.store));
-        let uplink = self.uplink();
-        let token = tasks.token(Stage::Uplink);
-        tasks.spawn("uplink", Stage::Uplink, uplink.run(token));
+        if let Some(keeper) = self.keeper.take() {
+            let token = tasks.token(Stage::Service);
+            tasks.spawn("identities", Stage::Service, keeper.run(token));
+        }
+        if let Ok(routes) = routes {
+            self.connect(&mut tasks, asks, &routes);
+        }
         let ended = tasks.run(stop, grace).await;
         if let Err(e) = store.run(Store::close).await {
             tracing::warn!(why = %e, "the store was not closed in order; the next start makes up for it");
@@ -159,7 +226,7 @@ impl<L: Link> App<L> {
                 clock: self.world.clock.clone(),
                 buses,
                 hub,
-                keeper: None,
+                keeper: self.to_keeper.clone(),
                 started: Instant::now(),
             };
             match Control::bind(path, room) {
@@ -177,16 +244,9 @@ impl<L: Link> App<L> {
         observations: mpsc::Receiver<Observation>,
         asks: mpsc::Receiver<Ask>,
         lines: &[mpsc::Sender<WriteRequest>],
+        routes: &[Route],
     ) -> Result<Hub, store::Error> {
-        let routes = self.config.devices.iter().map(|d| self.route(d)).collect::<Result<Vec<_>, _>>()?;
-        let orphans = self.store.adopt_orphans()?;
-        if orphans > 0 {
-            tracing::info!(
-                rows = orphans,
-                "rows of things that lost their own connection go by the gateway's"
-            );
-        }
-        let devices = self.config.devices.iter().zip(&routes).map(|(device, route)| {
+        let devices = self.config.devices.iter().zip(routes).map(|(device, route)| {
             let layout = self.store.layout(&device.name, &hub::apply::layout(device))?;
             Ok((device.clone(), layout, *route))
         });
@@ -203,7 +263,7 @@ impl<L: Link> App<L> {
                 self.config.shadow.clone(),
                 self.config.gateway.name.as_str(),
                 self.world.seed as u32,
-                self.things(&routes),
+                self.things(routes),
                 self.store.things()?,
                 now,
             ),
@@ -225,14 +285,24 @@ impl<L: Link> App<L> {
         })
     }
 
-    /// Which connection a device's rows leave by.
-    fn route(&self, device: &Device) -> Result<Route, store::Error> {
-        let route = match device.uplink {
-            Some(UplinkChoice::Own) => self.store.route(device.thing.as_str())?,
-            _ => Route::GATEWAY,
-        };
-        self.store.set_route(&device.name, route);
-        Ok(route)
+    /// Which connection the rows of each device leave by.
+    fn routes(&self) -> Result<Vec<Route>, store::Error> {
+        let mut routes = vec![Route::GATEWAY; self.config.devices.len()];
+        for own in &self.own {
+            let device = &self.config.devices[own.device];
+            routes[own.device] = self.store.route(device.thing.as_str())?;
+        }
+        for (device, route) in self.config.devices.iter().zip(&routes) {
+            self.store.set_route(&device.name, *route);
+        }
+        let orphans = self.store.adopt_orphans()?;
+        if orphans > 0 {
+            tracing::info!(
+                rows = orphans,
+                "rows of things that lost their own connection go by the gateway's"
+            );
+        }
+        Ok(routes)
     }
 
     /// The devices, and the gateway itself if its name can be that of a thing.
@@ -268,26 +338,6 @@ impl<L: Link> App<L> {
             bus_index: index,
             seed: self.world.seed.wrapping_add(index as u64 + 1),
             dial: (self.world.dial)(index),
-        }
-    }
-
-    fn uplink(self) -> Uplink<L> {
-        Uplink {
-            grace: self.config.gateway.stop_grace / 4,
-            pacer: Arc::new(Pacer::new(self.config.uplink.connects_per_second)),
-            config: Arc::new(self.config.uplink),
-            name: self.config.gateway.name.as_str().into(),
-            gateway: self.config.gateway.name,
-            route: Route::GATEWAY,
-            topic: self.topic,
-            status_topic: Some(self.status_topic),
-            filters: Vec::new(),
-            asks: None,
-            store: self.store,
-            link: self.world.link,
-            clock: self.world.clock,
-            metrics: self.metrics,
-            seed: self.world.seed,
         }
     }
 }

@@ -248,7 +248,10 @@ impl Stage {
             seed: self.story.seed + self.lives.len() as u64,
             observations_max: 1,
             dial: Box::new(move |line| plant.dial(line)),
-            link: self.cloud.link(),
+            link: {
+                let cloud = Arc::clone(&self.cloud);
+                Box::new(move |_, _| cloud.link())
+            },
             disk: self.story.disk,
         };
         let app = App::build_in(config, world).expect("the store opens");
