@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
+use rumqttc::{Client, Event, MqttOptions, Packet, QoS, SubscribeFilter};
 use serde_json::Value;
 
 use super::account::Arrived;
@@ -31,12 +31,13 @@ struct Shared {
 impl Subscriber {
     /// Returns when the broker has confirmed the subscription.
     pub fn start(port: u16) -> Subscriber {
-        Subscriber::watching(port, "the-check", "dt/#")
+        Subscriber::watching(port, "the-check", &["dt/#"])
     }
 
-    /// An application with its own client id and filter.
-    pub fn watching(port: u16, name: &str, filter: &str) -> Subscriber {
-        let filter = filter.to_owned();
+    /// An application with its own client id and filters.
+    pub fn watching(port: u16, name: &str, filters: &[&str]) -> Subscriber {
+        let filters: Vec<_> =
+            filters.iter().map(|f| SubscribeFilter::new((*f).to_owned(), QoS::AtLeastOnce)).collect();
         let mut options = MqttOptions::new(name, "127.0.0.1", port);
         options.set_clean_session(false).set_keep_alive(Duration::from_secs(5));
         options.set_max_packet_size(1 << 20, 1 << 20);
@@ -50,7 +51,7 @@ impl Subscriber {
                 }
                 match event {
                     Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                        asks.try_subscribe(filter.as_str(), QoS::AtLeastOnce).unwrap();
+                        asks.try_subscribe_many(filters.clone()).unwrap();
                     }
                     Ok(Event::Incoming(Packet::SubAck(_))) => {
                         own.subscribed.fetch_add(1, Ordering::SeqCst);

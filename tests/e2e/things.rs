@@ -83,7 +83,7 @@ impl Plant {
             client.key.display()
         );
         let (device, port) = Device::memory_tcp(dir.path());
-        let app = Subscriber::watching(broker.plain_port, "the-app", "#");
+        let app = Subscriber::watching(broker.plain_port, "the-app", &["$aws/#", "cmd/#"]);
         let mut agent = Agent::new(dir.path(), &configuration(dir.path(), &uplink, port, ""));
         agent.start();
         let mut plant = Plant { agent, app, device, broker, _dir: dir };

@@ -118,7 +118,7 @@ impl Things {
         (0..self.things.len()).filter(|at| self.things[*at].route == route).collect()
     }
 
-    pub(super) fn from_cloud(&mut self, at: usize, shadow: &str, rest: &str, payload: &[u8], now: Now) {
+    pub(super) fn cloud_said(&mut self, at: usize, shadow: &str, rest: &str, payload: &[u8], now: Now) {
         let (Ok(name), Some(kind)) = (ShadowName::parse(shadow), Kind::parse(rest)) else { return };
         let is_new = !self.things[at].mirrors.contains_key(&name);
         if !self.mirror(at, &name, None) {

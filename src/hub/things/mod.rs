@@ -208,7 +208,10 @@ impl Things {
         match &seen.seen {
             Seen::Readings(readings) => {
                 self.read(at, seen.at, readings, now);
-                if self.things[at].members.is_empty() {
+                if self.config.reported && readings.iter().any(|r| r.measured.value().is_some()) {
+                    self.things[at].states.first_answer(seen.at);
+                }
+                if self.things[at].members.is_empty() && !self.things[at].states.has_news() {
                     return;
                 }
             }

@@ -68,7 +68,7 @@ impl Things {
             Topic::Command { name, .. } => self.command(at, name, payload, &by, known, now),
             Topic::Shadow { shadow, rest, .. } => match self.config.dialect {
                 Dialect::None => {}
-                Dialect::Aws => self.from_cloud(at, shadow, rest, payload, now),
+                Dialect::Aws => self.cloud_said(at, shadow, rest, payload, now),
                 Dialect::Plain => {
                     if let Some(operation) = Operation::parse(rest) {
                         self.serve(at, shadow, operation, payload, &by, now);

@@ -22,6 +22,8 @@ pub(super) struct States {
     news: Tree,
     /// What was last told of each member.
     told: BTreeMap<PointIndex, Json>,
+    /// Whether the device answers was told by this start or the one before.
+    is_told: bool,
 }
 
 impl States {
@@ -31,6 +33,18 @@ impl States {
             None => json!({ "state": "good", "cause": null, "since": since.0 }),
         };
         self.news.insert("device".into(), state);
+        self.is_told = true;
+    }
+
+    /// It answers, and nothing was ever said of it.
+    pub fn first_answer(&mut self, since: Timestamp) {
+        if !self.is_told {
+            self.device(None, since);
+        }
+    }
+
+    pub fn has_news(&self) -> bool {
+        !self.news.is_empty()
     }
 
     pub fn identity(&mut self, state: Json) {
@@ -44,6 +58,8 @@ impl Things {
         let thing = &mut self.things[at];
         let Some((_, device)) = &thing.device else { return };
         let Some(shadow) = thing.shadows.get(&self.telling) else { return };
+        let device_state = shadow.get_path(Section::Reported, "device.state");
+        thing.states.is_told = device_state.is_some_and(|state| state == "good");
         let Some(Json::Object(writes)) = shadow.get_path(Section::Reported, "writes") else { return };
         for (point, told) in writes {
             let index = device.points.iter().position(|p| p.name.as_str() == point);
