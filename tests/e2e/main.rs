@@ -24,6 +24,7 @@ mod subscriber;
 mod wait;
 mod world;
 
+mod claim;
 mod devices;
 mod fixtures;
 mod outages;
