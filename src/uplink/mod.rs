@@ -16,7 +16,7 @@
 
 pub mod bucket;
 mod fill;
-mod inbox;
+pub mod inbox;
 pub mod lanes;
 pub mod link;
 pub mod pacer;

@@ -27,4 +27,5 @@ mod world;
 mod devices;
 mod fixtures;
 mod outages;
+mod receiving;
 mod tls;
