@@ -4,7 +4,6 @@
 
 mod kit;
 #[path = "kit/link.rs"]
-#[allow(dead_code)]
 mod link;
 
 use std::sync::Arc;

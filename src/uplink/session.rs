@@ -183,7 +183,7 @@ impl<L: Link> Uplink<L> {
         loop {
             let wait = match self.fill(run).await? {
                 Ok(wait) => wait,
-                Err(why) => return Ok(run.lost(why)),
+                Err(why) => return self.last_words(run, suspect, why).await,
             };
             // While the disk flushes, what `fill` just published is on its way. It is waited for
             // here and not beside the other events, so that a simulated day has one course.
@@ -236,6 +236,32 @@ impl<L: Link> Uplink<L> {
                 }
             }
         }
+    }
+
+    /// The client takes no more, because its connection is over: acknowledgements that were
+    /// read before are as good as any, and behind them stands why it is over.
+    async fn last_words(
+        &self,
+        run: &mut Run<L::Session>,
+        suspect: &mut Suspect,
+        why: LinkError,
+    ) -> Result<Ended, Error> {
+        let mut events = Vec::new();
+        let session = &mut run.session;
+        let ended = timeout(DISCONNECT_MAX, async {
+            loop {
+                if let Err(why) = session.events(&mut events).await {
+                    return why;
+                }
+            }
+        });
+        let why = ended.await.unwrap_or(why);
+        for event in events {
+            if self.apply(run, suspect, event).await?.is_err() {
+                break;
+            }
+        }
+        Ok(run.lost(why))
     }
 
     async fn apply(

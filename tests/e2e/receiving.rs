@@ -66,7 +66,9 @@ impl Door {
     }
 
     fn publish(&self, topic: &str, n: usize, qos: rumqttc::QoS) {
-        publish(self.broker.plain_port, topic, n, qos);
+        let (port, topic) = (self.broker.plain_port, topic.to_owned());
+        // The library brings a runtime of its own, which cannot be within ours.
+        std::thread::spawn(move || publish(port, &topic, n, qos)).join().unwrap();
     }
 }
 
