@@ -15,6 +15,7 @@
 //! its answer → `inbox` → PUBACK. What is said in reply lies in the mail by then.
 
 pub mod bucket;
+mod ending;
 mod fill;
 pub mod inbox;
 pub mod lanes;

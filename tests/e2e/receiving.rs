@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate::config::{self, MqttVersion, Security, Tls};
+use fieldgate::uplink::link::mqtt_session::MqttSession;
 use fieldgate::uplink::link::{
-    Credential, Identity, Link, LinkEvent, Message, MqttLink, MqttSession, Opening, Session, Token,
+    Credential, Identity, Link, LinkEvent, Message, MqttLink, Opening, Session, Token,
 };
 use tokio::time::timeout;
 
