@@ -438,7 +438,7 @@ async fn what_does_not_mend_itself_is_not_fought() {
     assert_eq!(rig.metrics.uplink.state.get(), "online");
     conn.cut(LinkError::TakenOver);
     rig.far.quiet(59 * SECOND).await;
-    assert_eq!(rig.metrics.uplink.state.get(), "online");
+    assert_eq!(rig.metrics.uplink.state.get(), "offline: another client took over the client id");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,8 +16,9 @@
 
 pub mod bucket;
 pub mod claim;
+mod ending;
 mod fill;
-mod inbox;
+pub mod inbox;
 pub mod lanes;
 pub mod link;
 pub mod pacer;

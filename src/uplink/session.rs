@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::Bucket;
@@ -30,7 +30,7 @@ pub(super) struct Run<S> {
     live: VecDeque<Row>,
     backlog: VecDeque<Row>,
     pub letters: Letters,
-    inbox: Inbox,
+    pub inbox: Inbox,
     pub limits: Limits,
     /// What is under suspicion and goes first and alone, once the connection is proven good.
     pub probe: Probe,
@@ -183,7 +183,7 @@ impl<L: Link> Uplink<L> {
         loop {
             let wait = match self.fill(run).await? {
                 Ok(wait) => wait,
-                Err(why) => return Ok(run.lost(why)),
+                Err(why) => return self.last_words(run, suspect, why).await,
             };
             // While the disk flushes, what `fill` just published is on its way. It is waited for
             // here and not beside the other events, so that a simulated day has one course.
@@ -238,7 +238,7 @@ impl<L: Link> Uplink<L> {
         }
     }
 
-    async fn apply(
+    pub(super) async fn apply(
         &self,
         run: &mut Run<L::Session>,
         suspect: &mut Suspect,
@@ -334,55 +334,6 @@ impl<L: Link> Uplink<L> {
         run.commits = commits;
         Ok(())
     }
-
-    /// An orderly end: nothing new, the window empties within its grace and what the hub still
-    /// answers is acknowledged, then DISCONNECT. Before a stop the status says offline.
-    async fn goodbye(
-        &self,
-        run: &mut Run<L::Session>,
-        suspect: &mut Suspect,
-        stops: bool,
-    ) -> Result<Ended, Error> {
-        let ended = if stops { Ended::Stopped } else { Ended::Renewed };
-        if let Some(message) = self.status(false).filter(|_| stops) {
-            let _ = run.publish(None, 0, Lane::Live, message);
-        }
-        let until = Instant::now() + self.grace;
-        let mut events = Vec::new();
-        while !run.window.is_empty() || run.inbox.is_asking() {
-            let (session, inbox) = (&mut run.session, &mut run.inbox);
-            tokio::select! {
-                biased;
-                ended = session.events(&mut events) => if ended.is_err() { break },
-                answered = inbox.next() => {
-                    let acked = answered.and_then(|token| token.map_or(Ok(()), |t| session.ack(t)));
-                    if acked.is_err() {
-                        break;
-                    }
-                }
-                () = sleep_until(until) => break,
-            }
-            for event in events.drain(..) {
-                if self.apply(run, suspect, event).await?.is_err() {
-                    return Ok(ended);
-                }
-            }
-        }
-        run.session.disconnect();
-        let _ = timeout(DISCONNECT_MAX, async {
-            while run.session.events(&mut events).await.is_ok() {
-                if events.contains(&LinkEvent::Disconnected) {
-                    return;
-                }
-                events.clear();
-            }
-        })
-        .await;
-        if stops && self.route == Route::GATEWAY {
-            self.metrics.uplink.state.set("stopped");
-        }
-        Ok(ended)
-    }
 }
 
 async fn finished(flush: JoinHandle<Result<(), store::Error>>) -> Result<(), store::Error> {
@@ -471,7 +422,7 @@ impl<S: Session> Run<S> {
         }
     }
 
-    fn lost(&self, why: LinkError) -> Ended {
+    pub fn lost(&self, why: LinkError) -> Ended {
         // A probe waits for an empty window, so whoever goes one by one goes alone, but for a
         // status message, which has been taken before.
         let alone = (matches!(self.probe, Probe::Sent(_)) || self.one_by_one > 0)
@@ -483,6 +434,5 @@ impl<S: Session> Run<S> {
 }
 
 const TICK: Duration = Duration::from_secs(1);
-const DISCONNECT_MAX: Duration = Duration::from_secs(1);
 /// Of what the broker takes, for the status at the start and at the end.
 const OWN_MESSAGES: u16 = 2;

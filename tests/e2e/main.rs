@@ -28,6 +28,7 @@ mod claim;
 mod devices;
 mod fixtures;
 mod outages;
+mod receiving;
 mod things;
 mod tls;
 mod writes;

@@ -3,7 +3,7 @@
 //! The uplink asks for a connection → the test answers with [`Far::accept`] or [`Far::refuse`]
 //! → what the uplink publishes comes out of [`Conn::next`], and the test says `sent`, `acked`,
 //! `refused` or `cut`.
-#![allow(clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used)] // Each test file uses its own part.
 
 use std::time::Duration;
 

@@ -10,8 +10,9 @@ use rumqttc::{
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::mqtt_session::{Raw, Receipt};
 use super::places::{Delivery, Places};
-use super::{HEADER_MAX, INCOMING_MAX, LinkError, LinkEvent, OWN_MESSAGES, Opening, Raw, Receipt, reason};
+use super::{HEADER_MAX, INCOMING_MAX, LinkError, LinkEvent, OWN_MESSAGES, Opening, reason};
 use crate::config;
 
 pub fn client(

@@ -11,10 +11,9 @@ use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::mqtt_session::{Limits, Raw, Receipt};
 use super::places::{Delivery, Places};
-use super::{
-    INCOMING_MAX, Limits, LinkError, LinkEvent, OWN_MESSAGES, Opening, RECEIVE_MAX, Raw, Receipt, reason,
-};
+use super::{INCOMING_MAX, LinkError, LinkEvent, OWN_MESSAGES, Opening, RECEIVE_MAX, reason};
 use crate::config;
 
 pub fn client(
