@@ -40,17 +40,14 @@ impl<L: Link> App<L> {
     pub(super) fn connect(mut self, tasks: &mut Supervisor, asks: mpsc::Sender<Ask>, routes: &[Route]) {
         let pacer = Arc::new(Pacer::new(self.config.uplink.connects_per_second));
         let own = std::mem::take(&mut self.own);
+        let of_things = Arc::new(self.config.uplink.of_things(&self.config.thing));
         for (own, n) in own.into_iter().zip(1..) {
             let device = &self.config.devices[own.device];
             let (gateway, thing) = (&self.config.gateway.name, &device.thing);
             let topic = Template::of_thing(&self.config.thing.topic, gateway, thing);
             let Ok(topic) = topic else { continue };
             let status_topic = Template::of_thing(&self.config.thing.status_topic, gateway, thing).ok();
-            let config = Arc::new(config::Uplink {
-                window: self.config.thing.window,
-                client_id: thing.as_str().to_owned(),
-                ..self.config.uplink.clone()
-            });
+            let config = Arc::clone(&of_things);
             let identity = Identity {
                 client_id: thing.as_str().to_owned(),
                 login: None,

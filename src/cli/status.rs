@@ -126,7 +126,15 @@ fn write_uplink(out: &mut String, u: &UplinkStatus) -> std::fmt::Result {
         u.connects,
         bytesize::ByteSize(u.bytes_sent),
         u.dead_lettered
-    )
+    )?;
+    if u.things_online + u.things_offline > 0 {
+        writeln!(
+            out,
+            "        {} things online, {} offline by connections of their own",
+            u.things_online, u.things_offline
+        )?;
+    }
+    Ok(())
 }
 
 fn write_store(out: &mut String, s: &StoreStatus) -> std::fmt::Result {

@@ -82,6 +82,11 @@ pub struct UplinkStatus {
     pub bytes_sent: u64,
     pub dead_lettered: u64,
     pub window_used: u64,
+    /// Of the things with a connection of their own.
+    #[serde(default)]
+    pub things_online: u64,
+    #[serde(default)]
+    pub things_offline: u64,
 }
 
 pub fn take(config: &Config, metrics: &Metrics, now: Timestamp, uptime_s: u64) -> Status {
@@ -156,6 +161,8 @@ fn uplink(metrics: &Metrics) -> UplinkStatus {
         bytes_sent: m.bytes_sent.get(),
         dead_lettered: m.dead_lettered.get(),
         window_used: level(m.window_used.get()),
+        things_online: level(m.things_online.get()),
+        things_offline: level(m.things_offline.get()),
     }
 }
 
