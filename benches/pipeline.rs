@@ -135,6 +135,7 @@ async fn ingest_ours(config: &Config, file: &Path) -> anyhow::Result<(f64, u64)>
     let (observations, observed) = mpsc::channel(bus::OBSERVATIONS_MAX);
     let hub = Hub {
         things: Things::none(),
+        serials: tokio::sync::watch::Sender::default(),
         asks: mpsc::channel(1).1,
         writes: Vec::new(),
         started: tokio::time::Instant::now(),

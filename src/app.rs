@@ -5,19 +5,18 @@
 
 mod connections;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::connections::{Claimant, Own};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::line::Dial;
 use crate::bus::{self, BusTask, ReadRequest, WriteRequest};
-use crate::channel::{ASKS_MAX, Ask, IDENTITY_ASKS_MAX, IdentityAsk};
+use crate::channel::{ASKS_MAX, Ask, IDENTITY_ASKS_MAX, IdentityAsk, Serials};
 use crate::config::{self, Config, EnrollerKind};
 use crate::control::{Control, Room};
 use crate::hub::member::Now;
@@ -87,6 +86,7 @@ pub struct App<L: Link = MqttLink> {
     keeper: Option<Keeper<Enrollers>>,
     /// What the status socket asks of the keeper.
     to_keeper: Option<mpsc::Sender<IdentityAsk>>,
+    serials: watch::Sender<Serials>,
 }
 
 impl App<MqttLink> {
@@ -119,6 +119,7 @@ impl<L: Link> App<L> {
             own: Vec::new(),
             keeper: None,
             to_keeper: None,
+            serials: watch::Sender::default(),
         };
         app.identities()?;
         Ok(app)
@@ -126,20 +127,12 @@ impl<L: Link> App<L> {
 
     /// Who connects as itself, and who keeps their certificates.
     fn identities(&mut self) -> Result<(), Error> {
-        let serials: HashMap<String, String> = match self.config.identity.enroller {
-            EnrollerKind::None => return Ok(()),
-            _ => self
-                .store
-                .things()?
-                .fingerprints
-                .into_iter()
-                .filter_map(|f| Some((f.thing, f.approved?)))
-                .collect(),
-        };
+        if self.config.identity.enroller == EnrollerKind::None {
+            return Ok(());
+        }
         let claimant = Claimant::of(&self.config, self.world.seed);
         let claimant = claimant.map(|c| Box::new(c) as Box<dyn identity::enroll::Provision>);
-        let serial = |thing: &str| serials.get(thing).cloned();
-        let plan = identity::plan::plan(&self.config, &self.world.clock, claimant, serial)?;
+        let plan = identity::plan::plan(&self.config, &self.world.clock, claimant)?;
         let Some(plan) = plan else { return Ok(()) };
         let wallets = plan.identities.iter().map(|kept| Arc::clone(&kept.wallet));
         self.own = plan
@@ -157,6 +150,7 @@ impl<L: Link> App<L> {
             policy: plan.policy,
             clock: self.world.clock.clone(),
             asks,
+            serials: self.serials.subscribe(),
         });
         Ok(())
     }
@@ -258,15 +252,18 @@ impl<L: Link> App<L> {
             let bus = self.config.buses.iter().position(|bus| bus.devices.contains(&index))?;
             lines.get(bus).cloned()
         };
+        let things = Things::new(
+            self.config.shadow.clone(),
+            self.config.gateway.name.as_str(),
+            self.world.seed as u32,
+            self.things(routes),
+            self.store.things()?,
+            now,
+        );
+        self.serials.send_replace(things.serials());
         Ok(Hub {
-            things: Things::new(
-                self.config.shadow.clone(),
-                self.config.gateway.name.as_str(),
-                self.world.seed as u32,
-                self.things(routes),
-                self.store.things()?,
-                now,
-            ),
+            things,
+            serials: self.serials.clone(),
             asks,
             writes: (0..self.config.devices.len()).map_while(line_of).collect(),
             started,

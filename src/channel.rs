@@ -12,6 +12,9 @@
 //! The way of an interactive read: `fieldgate read` → control socket → [`ReadRequest`]
 //! → the bus between two calls → the `answer` of the request → the socket.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use crate::modbus::write::WritePlan;
@@ -44,6 +47,10 @@ pub enum What {
 
 /// What may wait for the keeper of identities: it is asked by hand.
 pub const IDENTITY_ASKS_MAX: usize = 8;
+
+/// What devices said of themselves, by their things; of those that are the right ones. The
+/// hub tells, and certificates say it.
+pub type Serials = Arc<BTreeMap<String, String>>;
 
 /// What the status socket wants of the keeper of identities.
 #[derive(Debug)]

@@ -248,6 +248,7 @@ fn rig(durability: Durability, bytes_max: u64) -> Rig {
     let layout = store.layout(&device.name, &apply::layout(&device)).unwrap();
     let hub = Hub {
         things: Things::none(),
+        serials: tokio::sync::watch::Sender::default(),
         asks: mpsc::channel(1).1,
         writes: Vec::new(),
         started: tokio::time::Instant::now(),

@@ -23,12 +23,12 @@ pub mod things;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use self::member::Now;
 use self::things::{Out, Things};
-use crate::channel::{Answer, Ask, WriteRequest};
+use crate::channel::{Answer, Ask, Serials, WriteRequest};
 use crate::config::Durability;
 use crate::metrics::Metrics;
 use crate::model::ids::GatewayName;
@@ -57,6 +57,8 @@ pub struct Hub {
     /// Where the writes to each device go, in the order of the devices.
     pub writes: Vec<mpsc::Sender<WriteRequest>>,
     pub started: Instant,
+    /// Who the devices said they are, for their certificates.
+    pub serials: watch::Sender<Serials>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
 }
@@ -180,6 +182,7 @@ impl Hub {
         let rows = self.state.seal();
         let mut out = self.things.take();
         let writes = std::mem::take(&mut out.writes);
+        let devices_known = !out.kept.fingerprints.is_empty();
         if !rows.is_empty() || !out.is_empty() {
             self.keep(rows, out).await?;
             self.metrics.store.commits.add(1);
@@ -187,6 +190,9 @@ impl Hub {
             self.gauges();
         }
         *readings = 0;
+        if devices_known {
+            self.serials.send_replace(self.things.serials());
+        }
         for (asker, answer) in answers.drain(..) {
             // Whoever went away meanwhile asks again.
             let _ = asker.send(answer);

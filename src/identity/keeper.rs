@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -21,10 +21,10 @@ use super::enroll::{EnrollError, EnrollRequest, Enrolled, Enroller};
 use super::files::{Pair, Slot};
 use super::key::{Key, KeyType};
 use super::renewal::{self, Due};
-use super::subject::Subject;
+use super::subject::{Facts, SERIAL_MAX, Subject};
 use super::wallet::Wallet;
 use crate::backoff::Backoff;
-use crate::channel::{IdentityAsk, IdentityWanted};
+use crate::channel::{IdentityAsk, IdentityWanted, Serials};
 use crate::model::time::Clock;
 
 /// Between two walks over all identities: two looks at the disk for each.
@@ -43,6 +43,9 @@ pub struct Policy {
     /// Share of the lifetime after which a certificate is replaced.
     pub renew_at: f64,
     pub key_type: KeyType,
+    /// The enroller writes into the certificate what the device says of itself; so a
+    /// certificate from before that was known is replaced.
+    pub binds_serial: bool,
 }
 
 /// One identity of the plant.
@@ -60,6 +63,7 @@ pub struct Keeper<E> {
     pub clock: Clock,
     /// `renew` and `reload` from the status socket.
     pub asks: mpsc::Receiver<IdentityAsk>,
+    pub serials: watch::Receiver<Serials>,
 }
 
 /// What the keeper remembers of one identity.
@@ -85,6 +89,7 @@ impl<E: Enroller> Keeper<E> {
             self.identities.iter().map(|kept| Course::new(&kept.subject)).collect();
         let mut running: JoinSet<Ended> = JoinSet::new();
         let mut walk = interval(WALK);
+        self.bind();
         walk.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -96,10 +101,26 @@ impl<E: Enroller> Keeper<E> {
                     }
                 }
                 Some(ask) = self.asks.recv() => self.ask(ask, &mut courses),
+                Ok(()) = self.serials.changed() => self.bind(),
                 _ = walk.tick() => {}
             }
             self.walk(&mut courses, &mut running);
         }
+    }
+
+    /// Takes over what is known of the devices.
+    fn bind(&mut self) {
+        let serials = Serials::clone(&self.serials.borrow_and_update());
+        for kept in &mut self.identities {
+            kept.subject.serial = serials.get(&kept.subject.thing).cloned();
+        }
+    }
+
+    /// The certificate does not say which device it is for, or says another one.
+    fn is_unbound(&self, kept: &Kept, facts: &Facts) -> bool {
+        let serial = kept.subject.serial.as_ref();
+        let said = serial.map(|s| s.chars().take(SERIAL_MAX).collect::<String>());
+        self.policy.binds_serial && said.is_some() && said != facts.device_serial
     }
 
     fn walk(&self, courses: &mut [Course], running: &mut JoinSet<Ended>) {
@@ -135,7 +156,7 @@ impl<E: Enroller> Keeper<E> {
             return false;
         }
         let now = self.clock.now();
-        let due = |facts: &super::subject::Facts| {
+        let due = |facts: &Facts| {
             renewal::due(facts.not_before, facts.not_after, now, self.policy.renew_at, &kept.subject.thing)
         };
         match (&state.candidate, &state.current) {
@@ -144,7 +165,7 @@ impl<E: Enroller> Keeper<E> {
             (None, None) => now >= crate::model::time::CLOCK_PLAUSIBLE_FROM,
             (None, Some(current)) => match due(current) {
                 Due::Renew | Due::Expired => true,
-                Due::Wait(_) => course.asked,
+                Due::Wait(_) => course.asked || self.is_unbound(kept, current),
                 Due::ClockUntrusted => false,
             },
         }

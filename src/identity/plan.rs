@@ -75,13 +75,11 @@ pub fn authority(config: &Config) -> Result<Option<Authority>, Error> {
     Ok(Some(Authority::open(&identity.directory, name, identity.lifetime, identity.ca_key.clone())?))
 }
 
-/// `serial` tells what a device said of itself, if anything is kept of it. `None`: nobody has
-/// an identity of its own.
+/// `None`: nobody has an identity of its own.
 pub fn plan(
     config: &Config,
     clock: &Clock,
     provision: Option<Box<dyn Provision>>,
-    serial: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Plan>, Error> {
     let subjects = subjects(config);
     if subjects.is_empty() {
@@ -105,8 +103,7 @@ pub fn plan(
         None => Some(Folder::open(&identity.directory)?),
     };
     let (mut identities, mut devices) = (Vec::new(), Vec::new());
-    for (at, mut subject) in subjects {
-        subject.serial = serial(&subject.thing);
+    for (at, subject) in subjects {
         let wallet = match (&folder, given) {
             (Some(folder), _) => Wallet::kept(&subject.thing, folder.clone(), common.clone()),
             (None, Some((certificate, key))) => {
@@ -118,7 +115,11 @@ pub fn plan(
         devices.push(at);
         identities.push(Kept { subject, wallet });
     }
-    let policy = Policy { renew_at: identity.renew_at, key_type: identity.key_type };
+    let policy = Policy {
+        renew_at: identity.renew_at,
+        key_type: identity.key_type,
+        binds_serial: identity.enroller == EnrollerKind::LocalCa,
+    };
     Ok(Some(Plan { identities, devices, enrols: enroller.makes(), enroller, policy }))
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::member::Now;
 use super::{Things, refused};
-use crate::channel::Answer;
+use crate::channel::{Answer, Serials};
 use crate::model::kept::FingerprintRow;
 
 #[derive(Default)]
@@ -25,9 +25,10 @@ impl Known {
 }
 
 impl Things {
-    /// The serial numbers that certificates may carry: of devices that are the right ones.
-    pub fn approved(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.things.iter().filter_map(|t| Some((t.name.as_str(), t.fingerprint.approved.as_deref()?)))
+    /// What certificates may say of the devices: of those that are the right ones.
+    pub fn serials(&self) -> Serials {
+        let known = |t: &super::Thing| Some((t.name.as_str().to_owned(), t.fingerprint.approved.clone()?));
+        Serials::new(self.things.iter().filter_map(known).collect())
     }
 
     pub(super) fn fingerprint(&mut self, at: usize, found: &str, now: Now) {

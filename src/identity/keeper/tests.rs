@@ -48,6 +48,7 @@ struct Rig {
     wallets: Vec<Arc<Wallet>>,
     enroller: Arc<Scripted>,
     asks: mpsc::Sender<IdentityAsk>,
+    serials: watch::Sender<Serials>,
     stop: CancellationToken,
 }
 
@@ -88,17 +89,19 @@ fn rig(things: usize, base: Timestamp, answers: Vec<Result<(), EnrollError>>) ->
     let (asks, received) = mpsc::channel(8);
     let identities =
         wallets.iter().enumerate().map(|(n, w)| Kept { subject: subject(n), wallet: Arc::clone(w) });
+    let serials = watch::Sender::default();
     let keeper = Keeper {
         identities: identities.collect(),
         enroller: Arc::clone(&enroller),
         enrols: true,
-        policy: Policy { renew_at: 0.66, key_type: KeyType::EcP256 },
+        policy: Policy { renew_at: 0.66, key_type: KeyType::EcP256, binds_serial: true },
         clock,
         asks: received,
+        serials: serials.subscribe(),
     };
     let stop = CancellationToken::new();
     tokio::spawn(keeper.run(stop.clone()));
-    Rig { _directory: directory, folder, wallets, enroller, asks, stop }
+    Rig { _directory: directory, folder, wallets, enroller, asks, serials, stop }
 }
 
 impl Rig {
@@ -147,6 +150,22 @@ async fn what_is_missing_is_made_and_what_is_due_is_renewed() {
     assert_ne!(first, second);
     let previous = rig.folder.read("meter-0", Slot::Previous).unwrap().unwrap();
     assert_eq!(previous.facts().unwrap().id, first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_says_which_device_it_is_for_as_soon_as_that_is_known() {
+    let rig = rig(1, CLOCK_PLAUSIBLE_FROM, vec![]);
+    rig.connected().await;
+    let told = |serial: &str| Serials::new([("meter-0".to_owned(), serial.to_owned())].into());
+    for serial in ["Eastron SDM120 1", "Eastron SDM120 2"] {
+        rig.serials.send_replace(told(serial));
+        rig.connected().await;
+        let current = rig.folder.read("meter-0", Slot::Current).unwrap().unwrap().facts().unwrap();
+        assert_eq!(current.device_serial.as_deref(), Some(serial));
+    }
+    rig.serials.send_replace(told("Eastron SDM120 2"));
+    sleep(DAY).await;
+    assert_eq!(rig.asked(), 3, "it is known already");
 }
 
 #[tokio::test(start_paused = true)]
