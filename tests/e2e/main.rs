@@ -27,6 +27,7 @@ mod world;
 mod claim;
 mod devices;
 mod fixtures;
+mod mirror;
 mod outages;
 mod receiving;
 mod things;

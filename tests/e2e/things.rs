@@ -24,7 +24,7 @@ struct Plant {
 
 const SHADOW: &str = "$aws/things/dev01/shadow";
 
-fn configuration(home: &Path, uplink: &str, port: u16, extra: &str) -> String {
+pub fn configuration(home: &Path, uplink: &str, port: u16, extra: &str) -> String {
     let home = home.display();
     format!(
         r#"
