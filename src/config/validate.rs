@@ -49,6 +49,8 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     let identity = identity::identity(&layered, uplink.as_ref(), report);
     let log = log(&layered.log, report);
     let (buses, devices) = plant(&layered, report);
+    let client_id = uplink.as_ref().map_or("", |u| u.client_id.as_str());
+    thing::own(&layered.devices, &identity, client_id, report);
     if !report.is_clean() {
         return None;
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::values::{DAY, Reader};
 use crate::config::errors::{Place, Report};
 use crate::config::load::{DeviceEntry, Placed};
-use crate::config::raw;
+use crate::config::{EnrollerKind, Identity, raw};
 use crate::model::device::{Device, Fingerprint, Point, UplinkChoice, thing_of};
 use crate::model::ids::DeviceName;
 use crate::model::thing::ThingName;
@@ -36,6 +36,31 @@ pub fn unique(devices: &[Device], entries: &[DeviceEntry], report: &mut Report) 
         if let Some(entry) = entries.iter().find(of).filter(|_| *first != device.name) {
             let message = format!("the thing \"{}\" is already that of {first}", device.thing);
             report.error(&entry.place, "thing", message, "write thing = \"NAME\" of its own");
+        }
+    }
+}
+
+/// A connection of its own needs somebody who makes its certificate, and a client id that
+/// nobody else has.
+pub fn own(entries: &[DeviceEntry], identity: &Identity, client_id: &str, report: &mut Report) {
+    let nobody = identity.enroller == EnrollerKind::None;
+    for DeviceEntry { raw, place, .. } in entries {
+        let own = match raw.uplink {
+            Some(raw::DeviceUplink::Own) => true,
+            Some(raw::DeviceUplink::Gateway) => false,
+            None => !nobody,
+        };
+        if own && nobody {
+            let help = "write identity.enroller = \"local-ca\" (or \"claim\", \"csr\", \"files\"), or uplink = \"gateway\"";
+            report.error(place, "uplink", "a connection of its own needs a certificate", help);
+        }
+        let name = raw.name.as_deref().unwrap_or_default();
+        let thing = raw.thing.clone().unwrap_or_else(|| thing_of(&DeviceName::new(name)).as_str().to_owned());
+        if own && !nobody && thing == client_id {
+            let help = "write thing = \"NAME\" of its own, or another uplink.client_id";
+            let message =
+                format!("the gateway connects as \"{client_id}\", too: two connections with one client id");
+            report.error(place, "thing", message, help);
         }
     }
 }
