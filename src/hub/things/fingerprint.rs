@@ -36,7 +36,7 @@ impl Things {
         if known.found.as_deref() == Some(found) {
             return;
         }
-        let was = known.is_quarantined();
+        let (was, old) = (known.is_quarantined(), known.approved.clone());
         known.found = Some(found.to_owned());
         known.approved.get_or_insert_with(|| found.to_owned());
         let is = known.is_quarantined();
@@ -58,7 +58,7 @@ impl Things {
         };
         let entry = json!({
             "t": now.wall.to_string(), "what": "fingerprint", "thing": self.things[at].name.as_str(),
-            "by": "device", "old": self.things[at].fingerprint.approved, "new": found, "outcome": what,
+            "by": "device", "old": old, "new": found, "outcome": what,
         });
         self.audit(entry);
     }
