@@ -59,6 +59,15 @@ impl Device {
         (device, port)
     }
 
+    /// Another device in its place.
+    pub fn memory_tcp_swapped(dir: &Path, port: u16, product: &str) -> Device {
+        let served = dir.join("swapped.served");
+        let arguments = ["tcp", &port.to_string(), "--product", product, "--served"];
+        let device = Device { process: python("modbus_memory.py", &arguments, &served), served };
+        until_true("the other device to listen", || listens(port));
+        device
+    }
+
     /// The same on the far end of a cable.
     pub fn memory_rtu(dir: &Path, cable: &Cable) -> Device {
         Device::memory(dir, "rtu", &cable.far.display().to_string())

@@ -29,6 +29,7 @@ mod devices;
 mod fixtures;
 mod mirror;
 mod outages;
+mod own;
 mod receiving;
 mod things;
 mod tls;
