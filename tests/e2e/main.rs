@@ -30,6 +30,7 @@ mod fixtures;
 mod mirror;
 mod outages;
 mod receiving;
+mod shadow_sdk;
 mod things;
 mod tls;
 mod writes;
