@@ -118,15 +118,16 @@ impl Device {
 }
 
 pub fn python(script: &str, arguments: &[&str], served: &Path) -> Process {
+    let mut command = python_command(script);
+    Process::start(command.args(arguments).arg(served).stdout(Stdio::null()).stderr(Stdio::inherit()))
+}
+
+/// A script of the fixtures, with the interpreter that has what they need.
+pub fn python_command(script: &str) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = std::env::var_os("FIELDGATE_TEST_PYTHON")
         .map_or_else(|| root.join(".cache/test-venv/bin/python"), PathBuf::from);
-    Process::start(
-        Command::new(python)
-            .arg(root.join("tests/e2e/fixtures").join(script))
-            .args(arguments)
-            .arg(served)
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit()),
-    )
+    let mut command = Command::new(python);
+    command.arg(root.join("tests/e2e/fixtures").join(script));
+    command
 }

@@ -31,6 +31,7 @@ mod mirror;
 mod outages;
 mod own;
 mod receiving;
+mod shadow_sdk;
 mod things;
 mod tls;
 mod writes;
