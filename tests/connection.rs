@@ -340,7 +340,7 @@ async fn another_certificate_ends_the_session_in_order_and_at_once() {
     let mut rig = Rig::new(config(), &["cmd/meter"], 2, 0);
     let mut conn = rig.online().await;
     let (first, second) = (conn.next().await.unwrap(), conn.next().await.unwrap());
-    rig.far.certificate.send_replace(1);
+    rig.far.certificate.send_replace(2);
     // The window empties first.
     rig.far.quiet(SECOND).await;
     conn.acked(first.packet_id);
@@ -366,10 +366,27 @@ async fn a_certificate_the_broker_does_not_know_yet_is_shown_again_soon_and_not_
     assert!(waits[..10].iter().all(|w| (SECOND..6 * SECOND).contains(w)), "{waits:?}");
     assert!(waits[10] >= 60 * SECOND, "{waits:?}");
     // A change ends the long pause.
-    rig.far.certificate.send_replace(1);
+    rig.far.certificate.send_replace(2);
     let begun = Instant::now();
     rig.online().await;
     assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_certificate_takes_nobodys_place() {
+    let slow = config::Uplink { connects_per_second: 1, reconnect_min: SECOND / 100, ..config() };
+    let mut rig = Rig::new(slow, &["cmd/meter"], 0, 0);
+    rig.far.certificate.send_replace(0);
+    let begun = Instant::now();
+    for _ in 0..5 {
+        rig.far.refuse(LinkError::Unreachable("there is no certificate yet".into())).await;
+    }
+    // One place in a second would have been four seconds at least.
+    assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
+    rig.far.certificate.send_replace(1);
+    let begun = Instant::now();
+    rig.online().await;
+    assert!(begun.elapsed() < SECOND / 10, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -113,8 +113,8 @@ pub trait Link: Send + Sync + 'static {
     type Session: Session;
     /// Resolves after CONNACK.
     fn connect(&mut self, opening: Opening) -> impl Future<Output = Result<Self::Session, LinkError>> + Send;
-    /// Wakes when the next connection would present something else than this one. `None`:
-    /// never.
+    /// Wakes when the next connection would present something else than this one; 0: there is
+    /// nothing to present. `None`: never.
     fn changes(&self) -> Option<watch::Receiver<u64>> {
         None
     }

@@ -124,11 +124,12 @@ impl<L: Link> Uplink<L> {
             let opening = Opening { will: self.status(false), receives: self.receives() };
             let pacer = Arc::clone(&self.pacer);
             let begun = Instant::now();
-            if let Some(changes) = &mut changes {
-                changes.mark_unchanged();
-            }
+            // Who has nothing to present reaches nobody, and must not take a place for it.
+            let has_nothing = changes.as_mut().is_some_and(|c| *c.borrow_and_update() == 0);
             let connecting = async {
-                pacer.turn(&mut random).await;
+                if !has_nothing {
+                    pacer.turn(&mut random).await;
+                }
                 self.link.connect(opening).await
             };
             let why = tokio::select! {

@@ -90,14 +90,14 @@ impl Session for NearSession {
 
 pub struct Far {
     asks: mpsc::UnboundedReceiver<Ask>,
-    /// The certificate that the next connection presents.
+    /// The certificate that the next connection presents; 0: none.
     pub certificate: watch::Sender<u64>,
     pub packet_max: Option<usize>,
 }
 
 pub fn link() -> (NearLink, Far) {
     let (asks, asked) = mpsc::unbounded_channel();
-    let (certificate, changes) = watch::channel(0);
+    let (certificate, changes) = watch::channel(1);
     (NearLink { asks, changes }, Far { asks: asked, certificate, packet_max: None })
 }
 
