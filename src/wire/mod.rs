@@ -1,6 +1,7 @@
 //! The only place that knows how a cloud spells things. PURE.
 
 pub mod payload;
+pub mod provisioning;
 pub mod shadow_topics;
 pub mod size;
 pub mod topics;
