@@ -151,12 +151,15 @@ fn plant(address: SocketAddr, count: u16) -> (Bus, Device) {
         }),
         interval: Duration::ZERO,
         report: Default::default(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     };
     let name = BusName::new("line");
     let devices = vec![DeviceIndex(0)];
     let bus = Bus { name, transport: Transport::Tcp(endpoint), timing, devices };
     let points = (0..count).map(point).collect();
-    (bus, Device { name: "unit".into(), protocol: Protocol::Modbus(modbus), points })
+    (bus, Device::new("unit".into(), Protocol::Modbus(modbus), points))
 }
 
 criterion_group! {

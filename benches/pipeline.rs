@@ -29,7 +29,7 @@ use fieldgate::metrics::Metrics;
 use fieldgate::model::ids::{DeviceIndex, PointIndex};
 use fieldgate::model::observation::{Observation, Seen};
 use fieldgate::model::reading::{Measured, Reading};
-use fieldgate::model::row::OutboxId;
+use fieldgate::model::row::{OutboxId, Route};
 use fieldgate::model::time::{Clock, Timestamp};
 use fieldgate::model::value::Value;
 use fieldgate::store::Store;
@@ -127,7 +127,8 @@ async fn ingest_ours(config: &Config, file: &Path) -> anyhow::Result<(f64, u64)>
     let metrics = Arc::new(Metrics::new(1, config.devices.len()));
     let mut devices = Vec::new();
     for device in &config.devices {
-        devices.push((device.clone(), store.layout(&device.name, &apply::layout(device))?));
+        let layout = store.layout(&device.name, &apply::layout(device))?;
+        devices.push((device.clone(), layout, Route::GATEWAY));
     }
     let (observations, observed) = mpsc::channel(bus::OBSERVATIONS_MAX);
     let hub = Hub {
@@ -239,7 +240,7 @@ fn payloads(config: &Config, file: &Path) -> anyhow::Result<Vec<(String, Vec<u8>
     let store = Store::open(file, config.store.bytes_max, None, Clock::System.now())?;
     let topic = Template::parse(&config.uplink.topic, &config.gateway.name)?;
     let mut all = Vec::new();
-    for row in store.peek(OutboxId(0), OutboxId(i64::MAX), 1 << 30, usize::MAX)? {
+    for row in store.peek(Route::GATEWAY, OutboxId(0), OutboxId(i64::MAX), 1 << 30, usize::MAX)? {
         let head = Head {
             gateway: &config.gateway.name,
             device: &row.layout.device,

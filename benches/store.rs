@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fieldgate::model::ids::PointIndex;
 use fieldgate::model::reading::{Measured, Reading};
-use fieldgate::model::row::{Kind, LayoutId, NewRow, OutboxId};
+use fieldgate::model::row::{Kind, LayoutId, NewRow, OutboxId, Route};
 use fieldgate::model::time::Timestamp;
 use fieldgate::model::value::Value;
 use fieldgate::packed::Writer;
@@ -33,6 +33,7 @@ fn row(layout: LayoutId, seq: u64) -> NewRow {
     let mut writer = Writer::default();
     writer.push(NOW, readings.iter());
     NewRow {
+        route: Route::GATEWAY,
         kind: Kind::Telemetry,
         layout,
         seq,
@@ -75,7 +76,7 @@ fn drain(c: &mut Criterion) {
             |(folder, store)| {
                 let (mut after, end) = (OutboxId(0), OutboxId(n as i64));
                 while after < end {
-                    for row in store.peek(after, end, 128, 1 << 20).expect("it reads") {
+                    for row in store.peek(Route::GATEWAY, after, end, 128, 1 << 20).expect("it reads") {
                         after = row.id;
                         store.ack(row.id);
                     }

@@ -17,6 +17,7 @@ use crate::hub::{self, Hub};
 use crate::metrics::Metrics;
 use crate::model::ids::DeviceIndex;
 use crate::model::observation::Observation;
+use crate::model::row::Route;
 use crate::model::time::{CLOCK_PLAUSIBLE_FROM, Clock};
 use crate::notify::Notifier;
 use crate::notify::progress::Expectations;
@@ -157,7 +158,7 @@ impl<L: Link> App<L> {
     fn hub(&self, observations: mpsc::Receiver<Observation>) -> Result<Hub, store::Error> {
         let devices = self.config.devices.iter().map(|device| {
             let layout = self.store.layout(&device.name, &hub::apply::layout(device))?;
-            Ok((device.clone(), layout))
+            Ok((device.clone(), layout, Route::GATEWAY))
         });
         let devices = devices.collect::<Result<Vec<_>, store::Error>>()?;
         Ok(Hub {

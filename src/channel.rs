@@ -6,12 +6,16 @@
 //! The way of what somebody outside wants: a connection, the status socket → [`Ask`] → the
 //! hub, which decides and commits → the `answer` → the asker, who acknowledges only now.
 //!
+//! The way of a write: the hub → [`WriteRequest`], never waited for → the bus between two
+//! calls: the frame once, then the point read back → an observation → the hub.
+//!
 //! The way of an interactive read: `fieldgate read` → control socket → [`ReadRequest`]
 //! → the bus between two calls → the `answer` of the request → the socket.
 
 use tokio::sync::oneshot;
 
-use crate::model::ids::DeviceIndex;
+use crate::modbus::write::WritePlan;
+use crate::model::ids::{DeviceIndex, PointIndex};
 use crate::model::reading::Measured;
 use crate::model::register::RegisterPoint;
 use crate::model::row::Route;
@@ -36,6 +40,21 @@ pub enum What {
     Point(DeviceIndex, RegisterPoint),
     /// An address of a unit that no device of the configuration needs to describe.
     Unit(u8, RegisterPoint),
+}
+
+/// Writes that may wait for a line. Whoever finds it full asks again later: what is wanted
+/// stays wanted.
+pub const WRITES_MAX: usize = 32;
+
+/// "Write this now", from the hub, which checked it. The answer is the observation
+/// `Seen::Wrote` with the same `id`, exactly one for each request, but for those that still
+/// wait in the channel when the bus ends: they were not executed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WriteRequest {
+    pub id: u64,
+    pub device: DeviceIndex,
+    pub point: PointIndex,
+    pub plan: WritePlan,
 }
 
 /// What may wait for the hub from all connections and from the status socket together. Who

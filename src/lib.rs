@@ -13,6 +13,7 @@ pub mod channel;
 pub mod modbus;
 pub mod packed;
 pub mod serial;
+pub mod shadow;
 pub mod wire;
 
 pub mod config;

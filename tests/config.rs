@@ -184,7 +184,9 @@ mod sample {
             } else if let Some((key, _)) = line.split_once(" = ") {
                 written.insert((section.into(), key.into()));
             }
-            for (inline, section) in [(" rs485 = {", "rs485"), (" forbidden = [{", "forbidden")] {
+            for (inline, section) in
+                [(" rs485 = {", "rs485"), (" forbidden = [{", "forbidden"), (" mirror = [{", "mirror")]
+            {
                 if let Some((_, table)) = line.split_once(inline) {
                     let keys = table.split(" = ").filter_map(|part| part.rsplit([' ', '{']).next());
                     written.extend(keys.map(|key| (section.to_owned(), key.to_owned())));
@@ -203,12 +205,15 @@ mod sample {
         check("[gateway]", raw::Gateway::keys().collect());
         check("[uplink]", raw::Uplink::keys().collect());
         check("[store]", raw::Store::keys().collect());
+        check("[shadow]", raw::Shadow::keys().collect());
+        check("mirror", raw::Mirror::keys().collect());
         check("[log]", raw::Log::keys().collect());
         check("[[bus]]", raw::Bus::keys().collect());
         check("rs485", raw::Rs485::keys().collect());
         check("[[device]]", raw::Device::keys().collect());
         check("forbidden", raw::Forbidden::keys().collect());
         check("[[device.point]]", raw::Point::keys().collect());
+        check("[[device.command]]", raw::Command::keys().collect());
         assert!(missing.is_empty(), "not in config/fieldgate.toml: {missing:#?}");
     }
 }

@@ -16,7 +16,7 @@ use fieldgate::model::line::{FieldKind, FieldPoint, Framing, LineFormat};
 use fieldgate::model::observation::{Observation, Seen};
 use fieldgate::model::reading::{Measured, Reading};
 use fieldgate::model::report::{Report, When};
-use fieldgate::model::row::{Kind, LayoutId, NewRow};
+use fieldgate::model::row::{Kind, LayoutId, NewRow, Route};
 use fieldgate::model::time::{Clock, Timestamp};
 use fieldgate::model::value::{Cause, Value};
 use fieldgate::packed::Reader;
@@ -41,6 +41,9 @@ fn device(name: &str, points: &[(&str, Option<&str>, Report)]) -> Device {
         }),
         interval: Duration::from_secs(1),
         report: report.clone(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     });
     let protocol = Protocol::Line(LineDevice {
         framing: Framing { delimiter: b"\n".to_vec(), line_max: 100 },
@@ -48,7 +51,7 @@ fn device(name: &str, points: &[(&str, Option<&str>, Report)]) -> Device {
         matching: None,
         silent_after: Duration::from_secs(30),
     });
-    Device { name: name.into(), protocol, points: points.collect() }
+    Device::new(name.into(), protocol, points.collect())
 }
 
 fn meter(name: &str) -> Device {
@@ -68,7 +71,7 @@ fn seen(device: u32, ms: i64, readings: Vec<Reading>) -> Observation {
 }
 
 fn state(payload_max: usize, devices: Vec<Device>) -> State {
-    let devices = devices.into_iter().enumerate().map(|(n, d)| (d, LayoutId(n as i64 + 1)));
+    let devices = devices.into_iter().enumerate().map(|(n, d)| (d, LayoutId(n as i64 + 1), Route::GATEWAY));
     State::new("gw".into(), "0-1".into(), payload_max, devices)
 }
 
@@ -190,7 +193,7 @@ proptest! {
         let points: Vec<_> = names.iter().zip(&units).map(|(n, u)| (n.as_str(), u.as_deref(), Report::default())).collect();
         let device = device("m\"1", &points);
         let gateway = GatewayName::new(&gateway);
-        let mut state = State::new(gateway.clone(), "0-1".into(), payload_max, [(device.clone(), LayoutId(1))].into_iter());
+        let mut state = State::new(gateway.clone(), "0-1".into(), payload_max, [(device.clone(), LayoutId(1), Route::GATEWAY)].into_iter());
         let mut expected = Vec::new();
         for (ms, readings) in &polls {
             let readings: Vec<_> = readings.iter().map(|(p, m)| reading(*p, m.clone())).collect();
@@ -243,7 +246,12 @@ fn rig(durability: Durability, bytes_max: u64) -> Rig {
     let device = meter("m1");
     let layout = store.layout(&device.name, &apply::layout(&device)).unwrap();
     let hub = Hub {
-        state: State::new("gw".into(), store.boot().to_string(), 4096, [(device, layout)].into_iter()),
+        state: State::new(
+            "gw".into(),
+            store.boot().to_string(),
+            4096,
+            [(device, layout, Route::GATEWAY)].into_iter(),
+        ),
         gateway: "gw".into(),
         store: Arc::clone(&store),
         durability,
@@ -273,7 +281,7 @@ const COMMIT: Durability = Durability::Commit { batch_window: Duration::from_mil
 #[tokio::test(start_paused = true)]
 async fn what_comes_within_the_batch_window_shares_a_commit() {
     let rig = rig(COMMIT, ROOMY);
-    let mut committed = rig.store.committed();
+    let mut committed = rig.store.committed(Route::GATEWAY);
     let begun = Instant::now();
     for n in 0..5 {
         rig.send(n).await;

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use fieldgate::model::row::{Dropped, Kind, OutboxId, Reason};
+use fieldgate::model::row::{Dropped, Kind, OutboxId, Reason, Route};
 use fieldgate::model::time::Timestamp;
 use fieldgate::store::inspect::inspect;
 use fieldgate::store::{Error, Store, ledger, salvage, schema};
@@ -393,7 +393,7 @@ fn starting_up_reads_a_handful_of_pages_whatever_waits() {
     store.oldest().unwrap();
     store.bytes_used().unwrap();
     store.trim(NOW, &no_gap).unwrap();
-    store.peek(OutboxId(100_000), OutboxId(i64::MAX), 10, usize::MAX).unwrap();
+    store.peek(Route::GATEWAY, OutboxId(100_000), OutboxId(i64::MAX), 10, usize::MAX).unwrap();
     let read = bytes_read() - before;
     assert!(read < 200_000, "{read} of {size} bytes were read");
 }
@@ -462,7 +462,7 @@ fn overwrite(place: &Place, at: u64, bytes: &[u8]) {
 fn live_through(place: &Place) -> Store {
     for _ in 0..4 {
         let store = place.open();
-        let all = store.peek(OutboxId(0), OutboxId(i64::MAX), usize::MAX >> 1, usize::MAX);
+        let all = store.peek(Route::GATEWAY, OutboxId(0), OutboxId(i64::MAX), usize::MAX >> 1, usize::MAX);
         match all.and_then(|_| store.trim(NOW, &no_gap)) {
             Ok(_) => return store,
             Err(Error::Corrupt(_)) => assert!(salvage::is_marked(&place.file()), "damage without a mark"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fieldgate::config::{self, MqttVersion, Security};
 use fieldgate::metrics::Metrics;
-use fieldgate::model::row::{Kind, NewRow, OutboxId};
+use fieldgate::model::row::{Kind, NewRow, OutboxId, Route};
 use fieldgate::model::time::{Clock, Timestamp};
 use fieldgate::store::Store;
 use fieldgate::uplink::link::LinkError;
@@ -631,5 +631,5 @@ async fn what_was_acknowledged_before_a_cut_is_not_sent_again() {
     conn.cut(hung_up());
     let mut conn = rig.far.accept().await;
     assert_eq!(conn.drain().await, ["online"]);
-    assert_eq!(rig.store.peek(OutboxId(0), OutboxId(99), 9, 999).unwrap(), []);
+    assert_eq!(rig.store.peek(Route::GATEWAY, OutboxId(0), OutboxId(99), 9, 999).unwrap(), []);
 }

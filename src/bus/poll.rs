@@ -85,13 +85,14 @@ struct Piece {
     fate: Result<Answer, Cause>,
 }
 
-/// The distinct intervals of the points, and which points have each.
+/// The distinct intervals of the points that can be read, and which points have each.
 pub fn groups(points: &[Point]) -> (Vec<Duration>, Vec<Vec<PointIndex>>) {
-    let mut intervals: Vec<Duration> = points.iter().map(|p| p.interval).collect();
+    let mut intervals: Vec<Duration> =
+        points.iter().filter(|p| p.is_readable()).map(|p| p.interval).collect();
     intervals.sort_unstable();
     intervals.dedup();
     let mut groups = vec![Vec::new(); intervals.len()];
-    for (n, point) in points.iter().enumerate() {
+    for (n, point) in points.iter().enumerate().filter(|(_, p)| p.is_readable()) {
         if let Ok(group) = intervals.binary_search(&point.interval) {
             groups[group].push(PointIndex(n as u16));
         }
@@ -375,6 +376,6 @@ fn find<'a>(
         Err(cause) => Some(Err(cause)),
         Ok(Answer::Words(words)) => words.get(at..at + usize::from(count)).map(|w| Ok(Found::Words(w))),
         Ok(Answer::Bits(bits)) => bits.get(at).map(|b| Ok(Found::Bit(*b))),
-        Ok(Answer::Done) => None,
+        Ok(Answer::Done | Answer::ServerId { .. } | Answer::DeviceId { .. }) => None,
     }
 }

@@ -55,12 +55,16 @@ pub fn merged(layered: &Layered) -> Value {
     let devices = layered.devices.iter().map(|device| {
         let mut table = json!(device.raw);
         table["point"] = device.points.iter().map(|p| json!(p.raw)).collect();
+        if !device.commands.is_empty() {
+            table["command"] = device.commands.iter().map(|c| json!(c.raw)).collect();
+        }
         table
     });
     json!({
         "gateway": layered.gateway.raw,
         "uplink": uplink,
         "store": layered.store.raw,
+        "shadow": layered.shadow.raw,
         "log": layered.log.raw,
         "bus": layered.buses.iter().map(|b| json!(b.raw)).collect::<Vec<_>>(),
         "device": devices.collect::<Vec<_>>(),

@@ -25,7 +25,7 @@ pub const DEFAULT_PATH: &str = "/etc/fieldgate/fieldgate.toml";
 const ENVIRONMENT_PREFIX: &str = "FIELDGATE__";
 
 /// The sections whose keys the environment may set.
-const SECTIONS: [&str; 4] = ["gateway", "uplink", "store", "log"];
+const SECTIONS: [&str; 5] = ["gateway", "uplink", "store", "shadow", "log"];
 
 /// The whole configuration, or every mistake in it. Reads `path` (or [`DEFAULT_PATH`]), the
 /// files of `conf.d` beside it, and the environment; opens nothing else but the password file.
@@ -60,6 +60,7 @@ pub struct DeviceEntry {
     pub place: Place,
     pub raw: raw::Device,
     pub points: Vec<Placed<raw::Point>>,
+    pub commands: Vec<Placed<raw::Command>>,
 }
 
 /// All files and the environment in one.
@@ -70,6 +71,7 @@ pub struct Layered {
     pub gateway: Placed<raw::Gateway>,
     pub uplink: Placed<raw::Uplink>,
     pub store: Placed<raw::Store>,
+    pub shadow: Placed<raw::Shadow>,
     pub log: Placed<raw::Log>,
     pub buses: Vec<Placed<raw::Bus>>,
     pub devices: Vec<DeviceEntry>,
@@ -133,6 +135,7 @@ pub fn layers(
         gateway: merged_section(&merged, "gateway", &order, report),
         uplink: merged_section(&merged, "uplink", &order, report),
         store: merged_section(&merged, "store", &order, report),
+        shadow: merged_section(&merged, "shadow", &order, report),
         log: merged_section(&merged, "log", &order, report),
         directory,
         buses,
@@ -258,12 +261,27 @@ pub fn tables(
 /// A `[[device]]` or the `[device]` of a model, with the points that stand in it.
 fn device(mut table: toml::Table, place: Place, report: &mut Report) -> DeviceEntry {
     let points = points(&mut table, &place, report);
-    DeviceEntry { raw: section(&table, &place, report), place, points }
+    let commands = commands(&mut table, &place, report);
+    DeviceEntry { raw: section(&table, &place, report), place, points, commands }
 }
 
 /// The `[[point]]` tables of a device or a model.
 pub fn points(table: &mut toml::Table, place: &Place, report: &mut Report) -> Vec<Placed<raw::Point>> {
-    tables(table, "point", place, report)
+    placed(table, "point", place, report)
+}
+
+/// The `[[command]]` tables of a device or a model.
+pub fn commands(table: &mut toml::Table, place: &Place, report: &mut Report) -> Vec<Placed<raw::Command>> {
+    placed(table, "command", place, report)
+}
+
+fn placed<T: Table>(
+    table: &mut toml::Table,
+    key: &str,
+    place: &Place,
+    report: &mut Report,
+) -> Vec<Placed<T>> {
+    tables(table, key, place, report)
         .into_iter()
         .map(|(place, table)| Placed { raw: section(&table, &place, report), place })
         .collect()
@@ -296,6 +314,7 @@ fn checked(name: &str, table: &toml::Table, root: &Place, report: &mut Report) -
         "gateway" => strict::<raw::Gateway>(table, &place, report),
         "uplink" => strict::<raw::Uplink>(table, &place, report),
         "store" => strict::<raw::Store>(table, &place, report),
+        "shadow" => strict::<raw::Shadow>(table, &place, report),
         _ => strict::<raw::Log>(table, &place, report),
     }
 }
@@ -354,10 +373,11 @@ fn environment_key(path: &str, name: &str, value: &str) -> Result<(), (String, S
         "gateway" => fits::<raw::Gateway>(key, section, name, value),
         "uplink" => fits::<raw::Uplink>(key, section, name, value),
         "store" => fits::<raw::Store>(key, section, name, value),
+        "shadow" => fits::<raw::Shadow>(key, section, name, value),
         "log" => fits::<raw::Log>(key, section, name, value),
         _ => Err((
             "the environment cannot set this".into(),
-            "it can set single keys of gateway, uplink, store and log".into(),
+            "it can set single keys of gateway, uplink, store, shadow and log".into(),
         )),
     }
 }

@@ -3,6 +3,7 @@
 //! `raw` mirrors the TOML text, `load` finds and layers the files, `models` lays devices over
 //! their models, `validate` turns the one into the other and reports every mistake at once.
 
+pub mod credential;
 pub mod errors;
 pub mod load;
 pub mod models;
@@ -21,6 +22,7 @@ pub struct Config {
     pub gateway: Gateway,
     pub uplink: Uplink,
     pub store: Store,
+    pub shadow: Shadow,
     pub log: Log,
     pub buses: Vec<Bus>,
     /// In the order of the configuration; a `DeviceIndex` is a place in here.
@@ -124,6 +126,76 @@ pub enum Durability {
     Interval { interval: Duration },
 }
 
+/// `[shadow]`: what things say of themselves, and who may see it.
+#[derive(Clone, Debug)]
+pub struct Shadow {
+    pub dialect: Dialect,
+    /// First levels of the reserved topics, `$aws` at AWS IoT.
+    pub prefix: String,
+    /// Readings become `reported`.
+    pub reported: bool,
+    /// With the values stand their quality and the time of their answer.
+    pub quality: bool,
+    /// Shortest time between two reported updates of one thing.
+    pub interval: Duration,
+    /// The shadow that carries the readings; empty: the classic one.
+    pub name: String,
+    /// Levels of nesting below `desired` and `reported`.
+    pub depth: usize,
+    /// Bytes of the compact state.
+    pub size: usize,
+    /// Shadows of one thing, its tombstones among them.
+    pub per_thing: usize,
+    /// Placeholders `{thing}` and `{name}`.
+    pub command_topic: String,
+    /// The first that fits counts; none: not mirrored.
+    pub mirror: Vec<MirrorRule>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Shadows are seen on this machine only.
+    None,
+    /// fieldgate is the shadow service of its things, for whoever uses the broker.
+    Plain,
+    /// The cloud has its own shadow service, which is mirrored.
+    Aws,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorRule {
+    /// `*` stands for any run of characters.
+    pub thing: String,
+    /// The same; a `*` alone also fits the classic shadow, which else is the empty text.
+    pub shadow: String,
+    pub direction: raw::Direction,
+    /// Whose value counts when both sides changed it.
+    pub desired: raw::Side,
+    pub reported: raw::Side,
+}
+
+impl MirrorRule {
+    pub fn fits(&self, thing: &str, shadow: &str) -> bool {
+        glob(&self.thing, thing) && glob(&self.shadow, shadow)
+    }
+}
+
+fn glob(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(head) else { return false };
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return text.ends_with(part);
+        }
+        match text.find(part) {
+            Some(at) => text = &text[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
 #[derive(Clone, Debug)]
 pub struct Log {
     /// An `EnvFilter` text, for instance `info` or `fieldgate=debug`.
@@ -137,4 +209,23 @@ pub enum LogFormat {
     Auto,
     Text,
     Journal,
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_star_stands_for_any_run_of_characters() {
+        let check =
+            |pattern, text, expected| assert_eq!(super::glob(pattern, text), expected, "{pattern} {text}");
+        check("*", "", true);
+        check("*", "meter-1", true);
+        check("", "", true);
+        check("", "x", false);
+        check("meter-*", "meter-", true);
+        check("meter-*", "scale-1", false);
+        check("*-1", "meter-1", true);
+        check("a*b*c", "a-b-b-c", true);
+        check("a*b*c", "a-c-b", false);
+        check("ab*b", "ab", false);
+    }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::errors::{Place, Report, Source};
-use super::load::{DeviceEntry, Placed, parse, points, read, section};
+use super::load::{DeviceEntry, Placed, commands, parse, points, read, section};
 use super::raw::{self, Table};
 use super::text::suggest;
 
@@ -33,6 +33,7 @@ pub struct DeviceModel {
     /// Defaults for the device, by key.
     pub device: raw::Device,
     pub points: Vec<Placed<raw::Point>>,
+    pub commands: Vec<Placed<raw::Command>>,
 }
 
 /// Lays each device that names a model over it.
@@ -52,6 +53,8 @@ pub fn apply(devices: &mut [DeviceEntry], directory: &Path, report: &mut Report)
             // Two overrides of one point would be merged in silence.
             let own = device.points.iter().map(|p| (p.raw.name.as_deref(), &p.place));
             super::validate::names::unique(own, "point", report);
+            let own = device.commands.iter().map(|c| (c.raw.name.as_deref(), &c.place));
+            super::validate::names::unique(own, "command", report);
             lay_over(device, model);
         }
     }
@@ -82,6 +85,7 @@ fn missing_help(name: &str, directory: &Path) -> String {
 pub fn model(source: &Arc<Source>, mut table: toml::Table, report: &mut Report) -> DeviceModel {
     let root = Place::new(source, "");
     let points = points(&mut table, &root, report);
+    let commands = commands(&mut table, &root, report);
     let about = sub_table(&mut table, "model", &root, report);
     let device: raw::Device = sub_table(&mut table, "device", &root, report);
     for (key, is_set) in
@@ -92,10 +96,10 @@ pub fn model(source: &Arc<Source>, mut table: toml::Table, report: &mut Report) 
         }
     }
     for key in table.keys() {
-        let help = suggest(key, ["model", "device", "point"]);
+        let help = suggest(key, ["model", "device", "point", "command"]);
         report.error(&root, key, "this key is not known in a device model", help);
     }
-    DeviceModel { about, place: root, device, points }
+    DeviceModel { about, place: root, device, points, commands }
 }
 
 fn sub_table<T: Table>(table: &mut toml::Table, key: &str, root: &Place, report: &mut Report) -> T {
@@ -109,22 +113,35 @@ fn sub_table<T: Table>(table: &mut toml::Table, key: &str, root: &Place, report:
     }
 }
 
-/// The device's keys and points over the model's. Points keep the model's order; added
-/// ones follow.
+/// The device's keys, points and commands over the model's. Those keep the model's order;
+/// added ones follow.
 fn lay_over(device: &mut DeviceEntry, model: &DeviceModel) {
     let own = std::mem::take(&mut device.raw);
     device.raw = own.over(model.device.clone());
     device.place = device.place.clone().or(model.place.child("device"));
-    let mut merged = model.points.clone();
-    for own in std::mem::take(&mut device.points) {
-        let same = merged.iter_mut().find(|p| p.raw.name.is_some() && p.raw.name == own.raw.name);
+    let own = std::mem::take(&mut device.points);
+    device.points = merged(&model.points, own, |point| point.name.as_deref(), raw::Point::over);
+    let own = std::mem::take(&mut device.commands);
+    device.commands = merged(&model.commands, own, |command| command.name.as_deref(), raw::Command::over);
+}
+
+/// `own` over `base`, by name.
+fn merged<T: Clone>(
+    base: &[Placed<T>],
+    own: Vec<Placed<T>>,
+    name: impl Fn(&T) -> Option<&str>,
+    over: impl Fn(T, T) -> T,
+) -> Vec<Placed<T>> {
+    let mut merged = base.to_vec();
+    for own in own {
+        let same = merged.iter_mut().find(|b| name(&b.raw).is_some() && name(&b.raw) == name(&own.raw));
         match same {
             Some(base) => {
-                base.raw = own.raw.over(base.raw.clone());
+                base.raw = over(own.raw, base.raw.clone());
                 base.place = own.place.or(base.place.clone());
             }
             None => merged.push(own),
         }
     }
-    device.points = merged;
+    merged
 }

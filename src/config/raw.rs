@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::text::{NumberOrText, Size, Span};
+use super::text::{NumberOrText, Scalar, Size, Span};
 
 /// What every table of the configuration can do.
 pub trait Table: DeserializeOwned + Default {
@@ -93,6 +93,28 @@ table!(
 );
 
 table!(
+    /// `[shadow]`
+    Shadow {
+        dialect: Dialect,
+        prefix: String,
+        reported: bool,
+        quality: bool,
+        interval: Span,
+        name: String,
+        depth: u8,
+        size: Size,
+        per_thing: u16,
+        command_topic: String,
+        mirror: Vec<Mirror>,
+    }
+);
+
+table!(
+    /// `mirror = [ { ... } ]` of `[shadow]`
+    Mirror { thing: String, shadow: String, direction: Direction, desired: Side, reported: Side }
+);
+
+table!(
     /// `[log]`
     Log { level: String, format: LogFormat }
 );
@@ -133,7 +155,7 @@ table!(
 );
 
 table!(
-    /// `[[device]]`; its points and forbidden ranges stand beside it (see `load`).
+    /// `[[device]]`; its points, commands and forbidden ranges stand beside it (see `load`).
     Device {
         name: String,
         bus: String,
@@ -160,6 +182,10 @@ table!(
         backoff_max: Span,
         hole_retry: Span,
         write_function: WriteFunction,
+        verify_within: Span,
+        thing: String,
+        fingerprint: Fingerprint,
+        uplink: DeviceUplink,
         format: LineFormat,
         pattern: String,
         delimiter: String,
@@ -211,7 +237,24 @@ table!(
         deadband: NumberOrText,
         silence_min: Span,
         silence_max: Span,
+        access: Access,
+        write_min: f64,
+        write_max: f64,
+        write_step: f64,
+        write_interval: Span,
+        write_expiry: String,
+        write_retry_min: Span,
+        write_retry_max: Span,
+        verify_within: Span,
+        fingerprint: bool,
+        shadow: String,
+        shadow_interval: Span,
     }
+);
+
+table!(
+    /// `[[device.command]]`
+    Command { name: String, disabled: bool, point: String, value: Scalar, expiry: Span }
 );
 
 table!(
@@ -242,6 +285,9 @@ macro_rules! words {
 
 words!(Protocol { V5 = "5", V3 = "3.1.1" });
 words!(Durability { Commit = "commit", Interval = "interval" });
+words!(Dialect { None = "none", Plain = "plain", Aws = "aws" });
+words!(Direction { Both = "both", ToCloud = "to-cloud", ToDevice = "to-device" });
+words!(Side { Cloud = "cloud", Device = "device" });
 words!(LogFormat { Auto = "auto", Text = "text", Journal = "journal" });
 words!(Transport { Serial = "serial", Tcp = "tcp", RtuOverTcp = "rtu-over-tcp" });
 words!(Parity { None = "none", Even = "even", Odd = "odd" });
@@ -249,4 +295,7 @@ words!(DeviceProtocol { Modbus = "modbus", Line = "line" });
 words!(WriteFunction { Auto = "auto", Single = "single", Multiple = "multiple" });
 words!(LineFormat { Json = "json", Csv = "csv", KeyValue = "key-value", Regex = "regex" });
 words!(PointTable { Coil = "coil", Discrete = "discrete", Holding = "holding", Input = "input" });
+words!(Access { Read = "read", ReadWrite = "read-write", Write = "write" });
+words!(Fingerprint { None = "none", ServerId = "server-id", DeviceId = "device-id" });
+words!(DeviceUplink { Own = "own", Gateway = "gateway" });
 words!(ReportWhen { Always = "always", Change = "change", Deadband = "deadband" });

@@ -28,6 +28,25 @@ pub enum NumberOrText {
     Text(String),
 }
 
+/// A single JSON value: true or false, a number or a text.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    Bool(bool),
+    Other(NumberOrText),
+}
+
+impl Scalar {
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Scalar::Bool(b) => (*b).into(),
+            Scalar::Other(NumberOrText::Whole(n)) => (*n).into(),
+            Scalar::Other(NumberOrText::Real(x)) => (*x).into(),
+            Scalar::Other(NumberOrText::Text(t)) => t.as_str().into(),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match NumberOrText::deserialize(deserializer)? {
@@ -100,6 +119,36 @@ impl<'de> Deserialize<'de> for NumberOrText {
 
             fn visit_str<E: de::Error>(self, v: &str) -> Result<NumberOrText, E> {
                 Ok(NumberOrText::Text(v.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("true, false, a number or a text")
+            }
+
+            fn visit_bool<E: de::Error>(self, v: bool) -> Result<Scalar, E> {
+                Ok(Scalar::Bool(v))
+            }
+
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Scalar, E> {
+                Ok(Scalar::Other(NumberOrText::Whole(v)))
+            }
+
+            fn visit_f64<E: de::Error>(self, v: f64) -> Result<Scalar, E> {
+                Ok(Scalar::Other(NumberOrText::Real(v)))
+            }
+
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Other(NumberOrText::Text(v.to_owned())))
             }
         }
         deserializer.deserialize_any(Visitor)

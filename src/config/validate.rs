@@ -13,9 +13,12 @@ pub mod device;
 pub mod names;
 pub mod point;
 pub mod register;
+pub mod shadow;
+pub mod thing;
 pub mod transform;
 pub mod uplink;
 pub mod values;
+pub mod write;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -38,12 +41,22 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     let name = gateway.as_ref().map_or(GatewayName::new("gateway"), |g| g.name.clone());
     let uplink = uplink::uplink(&layered, &name, report);
     let store = store(&layered, report);
+    let shadow = shadow::shadow(&layered.shadow, report);
     let log = log(&layered.log, report);
     let (buses, devices) = plant(&layered, report);
     if !report.is_clean() {
         return None;
     }
-    Some(Config { gateway: gateway?, uplink: uplink?, store, log, buses, devices, warnings: Vec::new() })
+    Some(Config {
+        gateway: gateway?,
+        uplink: uplink?,
+        store,
+        shadow,
+        log,
+        buses,
+        devices,
+        warnings: Vec::new(),
+    })
 }
 
 fn gateway(layered: &Layered, report: &mut Report) -> Option<Gateway> {
@@ -137,6 +150,7 @@ fn plant(layered: &Layered, report: &mut Report) -> (Vec<Bus>, Vec<Device>) {
         }
         devices.push(device);
     }
+    thing::unique(&devices, &layered.devices, report);
     for placed in &layered.buses {
         let idle = |b: &&Bus| Some(b.name.as_str()) == placed.raw.name.as_deref() && b.devices.is_empty();
         if buses.iter().any(|b| idle(&b)) {

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, Durability, Gateway, Log, LogFormat, MqttVersion, Security, Store, Uplink};
+use crate::config::{
+    Config, Dialect, Durability, Gateway, Log, LogFormat, MqttVersion, Security, Shadow, Store, Uplink,
+};
 use crate::model::device::{
     Bus, BusTiming, Device, Host, LineDevice, ModbusDevice, Point, Protocol, RequestLimits, Source,
     TcpEndpoint, Transport, WriteFunction,
@@ -25,10 +27,27 @@ pub fn config() -> Config {
             bytes_max: 512 << 20,
             age_max: None,
         },
+        shadow: shadow(),
         log: Log { level: "info".into(), format: LogFormat::Text },
         buses: vec![bus("line-1", 0), bus("line-2", 1)],
         devices: vec![meter(), scale()],
         warnings: Vec::new(),
+    }
+}
+
+fn shadow() -> Shadow {
+    Shadow {
+        dialect: Dialect::None,
+        prefix: "$aws".into(),
+        reported: false,
+        quality: false,
+        interval: 5 * SECOND,
+        name: String::new(),
+        depth: 6,
+        size: 8192,
+        per_thing: 25,
+        command_topic: "cmd/{thing}/{name}".into(),
+        mirror: Vec::new(),
     }
 }
 
@@ -86,10 +105,13 @@ fn meter() -> Device {
         }),
         interval: SECOND,
         report: Report::default(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     };
-    Device {
-        name: "meter-1".into(),
-        protocol: Protocol::Modbus(ModbusDevice {
+    Device::new(
+        "meter-1".into(),
+        Protocol::Modbus(ModbusDevice {
             unit_id: 1,
             limits: RequestLimits::default(),
             response_timeout: SECOND,
@@ -104,8 +126,8 @@ fn meter() -> Device {
             hole_retry: 3600 * SECOND,
             write_function: WriteFunction::Auto,
         }),
-        points: [voltage].into(),
-    }
+        [voltage].into(),
+    )
 }
 
 fn scale() -> Device {
@@ -120,15 +142,18 @@ fn scale() -> Device {
         }),
         interval: Duration::ZERO,
         report: Report::default(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     };
-    Device {
-        name: "scale-1".into(),
-        protocol: Protocol::Line(LineDevice {
+    Device::new(
+        "scale-1".into(),
+        Protocol::Line(LineDevice {
             framing: Framing { delimiter: b"\r\n".to_vec(), line_max: 1024 },
             format: LineFormat::Json,
             matching: None,
             silent_after: 30 * SECOND,
         }),
-        points: [weight].into(),
-    }
+        [weight].into(),
+    )
 }

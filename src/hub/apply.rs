@@ -8,7 +8,7 @@ use crate::model::device::Device;
 use crate::model::ids::{DeviceIndex, GatewayName, PointName};
 use crate::model::observation::{Observation, Seen};
 use crate::model::reading::Reading;
-use crate::model::row::{Kind, LayoutId, NewRow};
+use crate::model::row::{Kind, LayoutId, NewRow, Route};
 use crate::model::time::Timestamp;
 use crate::model::value::Cause;
 use crate::packed;
@@ -29,6 +29,7 @@ pub struct State {
 struct DeviceState {
     device: Device,
     layout: LayoutId,
+    route: Route,
     next_seq: u64,
     /// Empty when every point reports always: then nothing needs to be remembered.
     last: Vec<Last>,
@@ -42,16 +43,17 @@ impl State {
         gateway: GatewayName,
         boot: String,
         payload_max: usize,
-        devices: impl Iterator<Item = (Device, LayoutId)>,
+        devices: impl Iterator<Item = (Device, LayoutId, Route)>,
     ) -> State {
         let devices = devices
-            .map(|(device, layout)| {
+            .map(|(device, layout, route)| {
                 let plain = device.points.iter().all(|p| p.report == Default::default());
                 DeviceState {
                     size: Size::new(&gateway, &device.name, &boot, layout_of(&device)),
                     last: if plain { Vec::new() } else { vec![Last::default(); device.points.len()] },
                     device,
                     layout,
+                    route,
                     next_seq: 1,
                     row: packed::Writer::default(),
                 }
@@ -66,6 +68,7 @@ impl State {
             Seen::Readings(readings) => self.readings(seen.device, seen.at, readings),
             Seen::Silent(cause) => self.fault(seen.device, seen.at, Some(cause)),
             Seen::Back => self.fault(seen.device, seen.at, None),
+            Seen::Wrote(_) | Seen::Fingerprint(_) => 0,
         }
     }
 
@@ -125,6 +128,7 @@ impl State {
         let state = &self.devices[index.at()];
         self.ready.push(NewRow {
             kind: Kind::Fault,
+            route: state.route,
             layout: state.layout,
             seq: state.next_seq,
             readings: 0,
@@ -147,6 +151,7 @@ impl State {
         state.next_seq += u64::from(readings);
         self.ready.push(NewRow {
             kind: Kind::Telemetry,
+            route: state.route,
             layout: state.layout,
             seq,
             readings,

@@ -1,4 +1,4 @@
-//! The TLS client configuration of one identity.
+//! The TLS client configurations.
 //!
 //! Only the ECDHE AES-GCM suites of TLS 1.2 and the suites of TLS 1.3 are offered. The
 //! verification of the broker is never off. Built anew whenever a certificate changes: a
@@ -7,13 +7,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use zeroize::Zeroizing;
 
+use super::key::{self, Key};
 use crate::config::Tls;
 
 /// Tell the operator: nothing here mends itself.
@@ -26,34 +29,79 @@ pub enum Error {
     #[error("uplink.server_name {0:?} is neither a host name nor an address")]
     ServerName(String),
     #[error("certificate and key do not fit together: {0}")]
-    Pair(rustls::Error),
+    Pair(String),
     #[error("TLS: {0}")]
     Tls(String),
 }
 
+/// The gateway's own configuration. Whoever has many identities makes one [`Trust`] and takes
+/// each configuration from it.
 pub fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, Error> {
-    let provider = Arc::new(provider());
-    let roots = Arc::new(roots(tls.ca.as_deref())?);
-    let webpki = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
-        .build()
-        .map_err(|e| Error::Tls(e.to_string()))?;
-    let name = ServerName::try_from(tls.server_name.clone())
-        .map_err(|_| Error::ServerName(tls.server_name.clone()))?;
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|e| Error::Tls(e.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Named { name, webpki }));
-    let mut config = match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => {
-            let chain = certificates(certificate, "certificate")?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| file("key", key, e))?;
-            builder.with_client_auth_cert(chain, key).map_err(Error::Pair)?
-        }
-        _ => builder.with_no_client_auth(),
+    let certified = match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => Some(certified(certificate, key)?),
+        _ => None,
     };
-    config.alpn_protocols = tls.alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
-    Ok(Arc::new(config))
+    Trust::new(tls)?.config(certified, &tls.alpn)
+}
+
+/// Whom an identity trusts and how it talks: made once, shared by every configuration, so that
+/// a connection more costs no roots more.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<Named>,
+}
+
+impl Trust {
+    /// Reads the CA file, or the system's roots.
+    pub fn new(tls: &Tls) -> Result<Trust, Error> {
+        let provider = Arc::new(provider());
+        let roots = Arc::new(roots(tls.ca.as_deref())?);
+        let webpki = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+            .build()
+            .map_err(|e| Error::Tls(e.to_string()))?;
+        let name = ServerName::try_from(tls.server_name.clone())
+            .map_err(|_| Error::ServerName(tls.server_name.clone()))?;
+        Ok(Trust { provider, verifier: Arc::new(Named { name, webpki }) })
+    }
+
+    /// Sessions are never resumed: a resumed one would not present a new certificate, the
+    /// clouds offer no tickets, and the cache would be the largest part of an idle connection.
+    pub fn config(
+        &self,
+        certified: Option<CertifiedKey>,
+        alpn: &[String],
+    ) -> Result<Arc<ClientConfig>, Error> {
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(|e| Error::Tls(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::<Named>::clone(&self.verifier));
+        let mut config = match certified {
+            Some(certified) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified))),
+            None => builder.with_no_client_auth(),
+        };
+        config.resumption = Resumption::disabled();
+        config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+        Ok(Arc::new(config))
+    }
+}
+
+/// Chain and key from two places, after asking whether they belong together. A place is a
+/// file or `credential:NAME`.
+pub fn certified(certificate: &Path, key: &Path) -> Result<CertifiedKey, Error> {
+    let chain = certificates(&credential(certificate, "certificate")?, "certificate")?;
+    let place = credential(key, "key")?;
+    let text = std::fs::read_to_string(&place).map(Zeroizing::new).map_err(|e| file("key", &place, e))?;
+    let key = Key::from_pem(&text).map_err(|e| file("key", &place, e))?;
+    key.certified(chain).map_err(|e| match e {
+        key::Error::OtherCertificate(why) => Error::Pair(why),
+        other => file("key", &place, other),
+    })
+}
+
+fn credential(path: &Path, what: &'static str) -> Result<PathBuf, Error> {
+    crate::config::credential::place(path).map_err(|why| file(what, path, why))
 }
 
 /// Ring's algorithms less the TLS 1.2 suites that are not ECDHE with AES-GCM.
@@ -76,6 +124,7 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
+            let path = &credential(path, "CA")?;
             for certificate in certificates(path, "CA")? {
                 roots.add(certificate).map_err(|e| file("CA", path, e))?;
             }

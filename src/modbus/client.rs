@@ -23,10 +23,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_modbus::client::{Client as _, Context, rtu, tcp};
+use tokio_modbus::prelude::ReadCode;
 use tokio_modbus::slave::{Slave, SlaveContext as _};
 use tokio_modbus::{Request, Response};
 
-use crate::model::device::WriteFunction;
+pub use super::command::Command;
 use crate::model::register::Table;
 use crate::model::value::Cause;
 
@@ -54,114 +55,69 @@ impl Error {
     }
 }
 
-/// What is asked of a unit.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Command {
-    Read {
-        table: Table,
-        address: u16,
-        count: u16,
-    },
-    /// Function 5 or 15.
-    WriteCoils {
-        address: u16,
-        coils: Vec<bool>,
-        function: WriteFunction,
-    },
-    /// Function 6 or 16.
-    WriteRegisters {
-        address: u16,
-        words: Vec<u16>,
-        function: WriteFunction,
-    },
-    /// Function 22: only the bits of `mask` take the value they have in `bits`.
-    WriteBits {
-        address: u16,
-        mask: u16,
-        bits: u16,
-    },
+fn request(command: &Command) -> Request<'_> {
+    match command {
+        Command::Read { table, address, count } => match table {
+            Table::Coil => Request::ReadCoils(*address, *count),
+            Table::Discrete => Request::ReadDiscreteInputs(*address, *count),
+            Table::Holding => Request::ReadHoldingRegisters(*address, *count),
+            Table::Input => Request::ReadInputRegisters(*address, *count),
+        },
+        Command::WriteCoils { address, coils, .. } => match command.is_single() {
+            true => Request::WriteSingleCoil(*address, coils[0]),
+            false => Request::WriteMultipleCoils(*address, Cow::Borrowed(coils)),
+        },
+        Command::WriteRegisters { address, words, .. } => match command.is_single() {
+            true => Request::WriteSingleRegister(*address, words[0]),
+            false => Request::WriteMultipleRegisters(*address, Cow::Borrowed(words)),
+        },
+        // The unit computes (register AND and_mask) OR (or_mask AND NOT and_mask).
+        Command::WriteBits { address, mask, bits } => {
+            Request::MaskWriteRegister(*address, !*mask, bits & mask)
+        }
+        Command::ServerId => Request::ReportServerId,
+        Command::DeviceId { object } => Request::ReadDeviceIdentification(ReadCode::Basic, *object),
+    }
 }
 
-impl Command {
-    /// Bytes of request and full answer as RTU frames, for the time they take on the wire.
-    pub fn frame_bytes(&self) -> (u32, u32) {
-        match self {
-            Command::Read { table, count, .. } if table.is_bits() => (8, 5 + u32::from(count.div_ceil(8))),
-            Command::Read { count, .. } => (8, 5 + 2 * u32::from(*count)),
-            Command::WriteCoils { coils, function, .. } => match single(*function, coils.len()) {
-                true => (8, 8),
-                false => (9 + (coils.len() as u32).div_ceil(8), 8),
-            },
-            Command::WriteRegisters { words, function, .. } => match single(*function, words.len()) {
-                true => (8, 8),
-                false => (9 + 2 * words.len() as u32, 8),
-            },
-            Command::WriteBits { .. } => (10, 10),
+/// The answer's content, if it answers exactly this command.
+fn accept(command: &Command, response: Response) -> Option<Answer> {
+    match (command, response) {
+        (Command::Read { table: Table::Coil, count, .. }, Response::ReadCoils(mut bits))
+        | (Command::Read { table: Table::Discrete, count, .. }, Response::ReadDiscreteInputs(mut bits)) => {
+            // The wire carries whole bytes.
+            let exact = bits.len() == usize::from(*count).next_multiple_of(8);
+            bits.truncate(usize::from(*count));
+            exact.then_some(Answer::Bits(bits))
         }
-    }
-
-    /// The function code of request and answer.
-    pub fn function(&self) -> u8 {
-        self.request().function_code().value()
-    }
-
-    fn request(&self) -> Request<'_> {
-        match self {
-            Command::Read { table, address, count } => match table {
-                Table::Coil => Request::ReadCoils(*address, *count),
-                Table::Discrete => Request::ReadDiscreteInputs(*address, *count),
-                Table::Holding => Request::ReadHoldingRegisters(*address, *count),
-                Table::Input => Request::ReadInputRegisters(*address, *count),
-            },
-            Command::WriteCoils { address, coils, function } => match single(*function, coils.len()) {
-                true => Request::WriteSingleCoil(*address, coils[0]),
-                false => Request::WriteMultipleCoils(*address, Cow::Borrowed(coils)),
-            },
-            Command::WriteRegisters { address, words, function } => match single(*function, words.len()) {
-                true => Request::WriteSingleRegister(*address, words[0]),
-                false => Request::WriteMultipleRegisters(*address, Cow::Borrowed(words)),
-            },
-            // The unit computes (register AND and_mask) OR (or_mask AND NOT and_mask).
-            Command::WriteBits { address, mask, bits } => {
-                Request::MaskWriteRegister(*address, !*mask, bits & mask)
-            }
+        (Command::Read { table: Table::Holding, count, .. }, Response::ReadHoldingRegisters(words))
+        | (Command::Read { table: Table::Input, count, .. }, Response::ReadInputRegisters(words)) => {
+            (words.len() == usize::from(*count)).then_some(Answer::Words(words))
         }
-    }
-
-    /// The answer's content, if it answers exactly this command.
-    fn accept(&self, response: Response) -> Option<Answer> {
-        match (self, response) {
-            (Command::Read { table: Table::Coil, count, .. }, Response::ReadCoils(mut bits))
-            | (Command::Read { table: Table::Discrete, count, .. }, Response::ReadDiscreteInputs(mut bits)) =>
-            {
-                // The wire carries whole bytes.
-                let exact = bits.len() == usize::from(*count).next_multiple_of(8);
-                bits.truncate(usize::from(*count));
-                exact.then_some(Answer::Bits(bits))
-            }
-            (Command::Read { table: Table::Holding, count, .. }, Response::ReadHoldingRegisters(words))
-            | (Command::Read { table: Table::Input, count, .. }, Response::ReadInputRegisters(words)) => {
-                (words.len() == usize::from(*count)).then_some(Answer::Words(words))
-            }
-            (Command::WriteCoils { address, coils, .. }, Response::WriteSingleCoil(at, coil)) => {
-                (at == *address && coils.first() == Some(&coil)).then_some(Answer::Done)
-            }
-            (Command::WriteCoils { address, coils, .. }, Response::WriteMultipleCoils(at, count)) => {
-                (at == *address && usize::from(count) == coils.len()).then_some(Answer::Done)
-            }
-            (Command::WriteRegisters { address, words, .. }, Response::WriteSingleRegister(at, word)) => {
-                // A unit that clamps echoes what it took; reading back tells the truth of it.
-                let _ = word;
-                (at == *address && words.len() == 1).then_some(Answer::Done)
-            }
-            (Command::WriteRegisters { address, words, .. }, Response::WriteMultipleRegisters(at, count)) => {
-                (at == *address && usize::from(count) == words.len()).then_some(Answer::Done)
-            }
-            (Command::WriteBits { address, .. }, Response::MaskWriteRegister(at, _, _)) => {
-                (at == *address).then_some(Answer::Done)
-            }
-            _ => None,
+        (Command::WriteCoils { address, coils, .. }, Response::WriteSingleCoil(at, coil)) => {
+            (at == *address && coils.first() == Some(&coil)).then_some(Answer::Done)
         }
+        (Command::WriteCoils { address, coils, .. }, Response::WriteMultipleCoils(at, count)) => {
+            (at == *address && usize::from(count) == coils.len()).then_some(Answer::Done)
+        }
+        (Command::WriteRegisters { address, words, .. }, Response::WriteSingleRegister(at, word)) => {
+            // A unit that clamps echoes what it took; reading back tells the truth of it.
+            let _ = word;
+            (at == *address && words.len() == 1).then_some(Answer::Done)
+        }
+        (Command::WriteRegisters { address, words, .. }, Response::WriteMultipleRegisters(at, count)) => {
+            (at == *address && usize::from(count) == words.len()).then_some(Answer::Done)
+        }
+        (Command::WriteBits { address, .. }, Response::MaskWriteRegister(at, _, _)) => {
+            (at == *address).then_some(Answer::Done)
+        }
+        // Whether it runs is no part of who it is.
+        (Command::ServerId, Response::ReportServerId(id, _, data)) => Some(Answer::ServerId { id, data }),
+        (Command::DeviceId { .. }, Response::ReadDeviceIdentification(page)) => Some(Answer::DeviceId {
+            objects: page.device_id_objects.iter().map(|o| (o.id, o.value.to_vec())).collect(),
+            next: page.more_follows.then_some(page.next_object_id),
+        }),
+        _ => None,
     }
 }
 
@@ -171,6 +127,16 @@ pub enum Answer {
     Bits(Vec<bool>),
     /// A write was accepted.
     Done,
+    /// What function 17 said, without the run indicator.
+    ServerId {
+        id: u8,
+        data: Vec<u8>,
+    },
+    /// Objects of function 43/14 by their ids, and where to go on.
+    DeviceId {
+        objects: Vec<(u8, Vec<u8>)>,
+        next: Option<u8>,
+    },
 }
 
 /// How long one call may take.
@@ -242,7 +208,7 @@ enum Framing<T> {
 
 /// `numbered`: an answer says to which question it belongs.
 async fn call(context: &mut Context, command: &Command, patience: Patience, numbered: bool) -> Reply {
-    let mut answer = std::pin::pin!(context.call(command.request()));
+    let mut answer = std::pin::pin!(context.call(request(command)));
     match timeout(patience.response, &mut answer).await {
         Ok(outcome) => judge(command, outcome, numbered),
         Err(_) => match timeout(patience.late, &mut answer).await {
@@ -261,7 +227,7 @@ async fn call(context: &mut Context, command: &Command, patience: Patience, numb
 
 fn judge(command: &Command, outcome: tokio_modbus::Result<Response>, numbered: bool) -> Reply {
     let (result, settled) = match outcome {
-        Ok(Ok(response)) => match command.accept(response) {
+        Ok(Ok(response)) => match accept(command, response) {
             Some(answer) => (Ok(answer), true),
             None => (Err(Error::Garbled), numbered),
         },
@@ -276,8 +242,4 @@ fn judge(command: &Command, outcome: tokio_modbus::Result<Response>, numbered: b
         },
     };
     Reply { result, late: false, settled }
-}
-
-fn single(function: WriteFunction, count: usize) -> bool {
-    count == 1 && function != WriteFunction::Multiple
 }

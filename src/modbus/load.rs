@@ -172,7 +172,9 @@ impl<'a> Groups<'a> {
     fn new(modbus: &'a ModbusDevice, points: &[Point]) -> Groups<'a> {
         let mut by_interval: BTreeMap<Duration, Vec<Item>> = BTreeMap::new();
         for (index, point) in (0..).zip(points) {
-            if let Source::Register(register) = &point.source {
+            if let Source::Register(register) = &point.source
+                && point.is_readable()
+            {
                 by_interval.entry(point.interval).or_default().extend(items(PointIndex(index), register));
             }
         }

@@ -2,8 +2,10 @@
 
 pub mod client;
 pub mod codec;
+pub mod command;
 pub mod guess;
 pub mod kind;
 pub mod load;
 pub mod order;
 pub mod plan;
+pub mod write;

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ids::{BusName, DeviceIndex, DeviceName, PointName};
+use super::ids::{BusName, CommandName, DeviceIndex, DeviceName, PointIndex, PointName};
 use super::line::{FieldPoint, Framing, LineFormat};
 use super::register::RegisterPoint;
 use super::report::Report;
+use super::thing::{THING_NAME_BYTES_MAX, ThingName};
+use super::write::{ShadowMember, WriteRules};
 
 /// One line or endpoint with the devices behind it. One task owns it.
 #[derive(Clone, Debug)]
@@ -98,8 +100,75 @@ pub struct BusTiming {
 #[derive(Clone, Debug)]
 pub struct Device {
     pub name: DeviceName,
+    /// Its name in the cloud; unique.
+    pub thing: ThingName,
     pub protocol: Protocol,
     pub points: Arc<[Point]>,
+    pub commands: Arc<[DeviceCommand]>,
+    /// Which function tells who it is. A point may tell it too ([`Point::fingerprint`]).
+    pub fingerprint: Fingerprint,
+    /// `None`: as the rest of the configuration suggests.
+    pub uplink: Option<UplinkChoice>,
+}
+
+impl Device {
+    /// A device that is only read, with a thing of its own name.
+    pub fn new(name: DeviceName, protocol: Protocol, points: Arc<[Point]>) -> Device {
+        Device {
+            thing: thing_of(&name),
+            name,
+            protocol,
+            points,
+            commands: Arc::from([]),
+            fingerprint: Fingerprint::None,
+            uplink: None,
+        }
+    }
+}
+
+/// The thing that a device is unless the configuration names another. Device names know a
+/// dot, thing names do not.
+pub fn thing_of(device: &DeviceName) -> ThingName {
+    let fits = |c: char| if c.is_ascii_alphanumeric() || "_-:".contains(c) { c } else { '-' };
+    let mut text: String = device.as_str().chars().map(fits).take(THING_NAME_BYTES_MAX).collect();
+    if text.is_empty() {
+        text.push('-');
+    }
+    #[allow(clippy::expect_used, reason = "every character was made to fit")]
+    ThingName::parse(&text).expect("a thing name")
+}
+
+/// How a Modbus device is asked who it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fingerprint {
+    #[default]
+    None,
+    /// Function 17, report server id.
+    ServerId,
+    /// Function 43/14, read device identification, basic objects.
+    DeviceId,
+}
+
+/// By which connection a thing speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UplinkChoice {
+    /// One of its own, with its own identity.
+    Own,
+    /// The gateway's.
+    Gateway,
+}
+
+/// Something to be done once when asked for: a reset, a start. Written to its point.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceCommand {
+    pub name: CommandName,
+    /// A point that may be written.
+    pub point: PointIndex,
+    /// Written whatever the request says; `None`: the request brings the value. It fits the
+    /// point.
+    pub value: Option<serde_json::Value>,
+    /// How old a request may be when it is executed.
+    pub expiry: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -195,6 +264,19 @@ pub struct Point {
     /// Zero: as often as the line allows. Lines arrive when they arrive.
     pub interval: Duration,
     pub report: Report,
+    /// `None`: the point is only read.
+    pub write: Option<WriteRules>,
+    /// `None`: the point does not stand in the shadow.
+    pub shadow: Option<ShadowMember>,
+    /// The value is the device's serial number.
+    pub fingerprint: bool,
+}
+
+impl Point {
+    /// Its value can be asked for.
+    pub fn is_readable(&self) -> bool {
+        self.write.as_ref().is_none_or(|rules| rules.readable)
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -53,6 +53,10 @@ name!(
     DeviceName
 );
 name!(
+    /// One command of a device; unique in its device.
+    CommandName
+);
+name!(
     /// One value of a device; unique in its device.
     PointName
 );

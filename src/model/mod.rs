@@ -7,12 +7,15 @@
 pub mod decimal;
 pub mod device;
 pub mod ids;
+pub mod kept;
 pub mod line;
 pub mod observation;
 pub mod reading;
 pub mod register;
 pub mod report;
 pub mod row;
+pub mod thing;
 pub mod time;
 pub mod transform;
 pub mod value;
+pub mod write;

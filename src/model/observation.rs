@@ -4,6 +4,7 @@ use super::ids::DeviceIndex;
 use super::reading::Reading;
 use super::time::Timestamp;
 use super::value::Cause;
+use super::write::Wrote;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
@@ -22,4 +23,9 @@ pub enum Seen {
     Silent(Cause),
     /// The device answers again. Said once after `Silent`.
     Back,
+    /// What became of a write. What was read back went before it, as readings.
+    Wrote(Wrote),
+    /// Who the device says it is: at its first answer, whenever it comes back, and whenever
+    /// it changes. Never empty; the same device says the same.
+    Fingerprint(String),
 }

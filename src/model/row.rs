@@ -58,6 +58,7 @@ impl std::fmt::Display for Boot {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewRow {
     pub kind: Kind,
+    pub route: Route,
     pub layout: LayoutId,
     pub seq: u64,
     pub readings: u32,

@@ -73,7 +73,7 @@ fn bus_expectation(bus: &Bus, devices: &[Device]) -> BusExpectation {
         + bus.timing.pause_between_requests;
     let devices = all()
         .filter_map(|(at, _)| {
-            let interval = devices[at].points.iter().map(|p| p.interval).min()?;
+            let interval = devices[at].points.iter().filter(|p| p.is_readable()).map(|p| p.interval).min()?;
             Some((at, PATIENCE_MIN + 2 * interval + 2 * call))
         })
         .collect();
@@ -89,7 +89,7 @@ fn call_max(m: &ModbusDevice) -> Duration {
 /// A point that is reported by exception may rightly be silent for ever.
 fn reports_each_poll(device: &Device) -> bool {
     matches!(device.protocol, Protocol::Modbus(_))
-        && !device.points.is_empty()
+        && device.points.iter().any(|p| p.is_readable())
         && device.points.iter().all(|p| p.report.when == When::Always && p.report.silence_min.is_none())
 }
 

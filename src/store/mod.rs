@@ -13,11 +13,15 @@
 //! Every call blocks on the disk: tasks go through [`Store::run`], which hands the call to
 //! tokio's blocking threads.
 
+pub mod audit;
 pub mod inspect;
 pub mod ledger;
+pub mod mail;
 pub mod outbox;
+pub mod routes;
 pub mod salvage;
 pub mod schema;
+pub mod things;
 pub mod trim;
 
 use std::collections::HashMap;
@@ -29,7 +33,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::model::row::{Boot, Dropped, Layout, OutboxId};
+use crate::model::ids::DeviceName;
+use crate::model::row::{Boot, Dropped, Layout, OutboxId, Route};
 use crate::model::time::Timestamp;
 
 /// Named by what the caller does next.
@@ -88,6 +93,8 @@ pub struct Tally {
     pub taken: i64,
     pub delivered: i64,
     pub dropped: i64,
+    /// The last entry of the audit log, which has a row of its own.
+    pub audit: audit::Head,
 }
 
 impl Tally {
@@ -122,7 +129,14 @@ pub struct Store {
     acked: Mutex<outbox::Acked>,
     /// In the ledger since a salvage, and not yet told to the cloud.
     unannounced: Mutex<Vec<Dropped>>,
+    /// Delivered, and not yet deleted.
+    mail_done: Mutex<Vec<i64>>,
+    /// Where the rows of these devices go, if not by the gateway's connection.
+    routes: Mutex<HashMap<DeviceName, Route>>,
+    /// What is news for each connection of a thing.
+    own: Mutex<HashMap<Route, routes::News>>,
     committed: watch::Sender<OutboxId>,
+    mail_committed: watch::Sender<i64>,
 }
 
 struct Writer {
@@ -172,7 +186,9 @@ impl Store {
         // never met. The trim itself needs no room: it writes into the pages it freed.
         db.pragma_update(None, "max_page_count", pages as i64)?;
         let boot = outbox::begin_boot(&mut db)?;
-        let tally = outbox::read_tally(&db)?;
+        let tally = Tally { audit: audit::head(&db)?, ..outbox::read_tally(&db)? };
+        // They answer, or wait for an answer, on a connection that is gone.
+        mail::drop_requests(&db, None)?;
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         Ok(Store {
             disk: Disk::default(),
@@ -186,6 +202,10 @@ impl Store {
             layouts: Mutex::default(),
             acked: Mutex::default(),
             unannounced: Mutex::default(),
+            mail_done: Mutex::default(),
+            routes: Mutex::default(),
+            own: Mutex::default(),
+            mail_committed: watch::Sender::new(0),
         })
     }
 
@@ -195,11 +215,6 @@ impl Store {
 
     pub fn tally(&self) -> Tally {
         self.writer().tally
-    }
-
-    /// Wakes whenever something was committed; the value is the newest row.
-    pub fn committed(&self) -> watch::Receiver<OutboxId> {
-        self.committed.subscribe()
     }
 
     pub fn on(self, disk: Disk) -> Store {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::{Error, PAGE_BYTES, Store, Tally, lock};
+use super::{Error, PAGE_BYTES, Store, Tally, audit, lock, mail, things};
 use crate::model::ids::{DeviceName, PointName};
-use crate::model::row::{Boot, Kind, Layout, LayoutId, NewRow, OutboxId, Row};
+use crate::model::kept::{Kept, Letter};
+use crate::model::row::{Boot, Kind, Layout, LayoutId, NewRow, OutboxId, Route, Row};
 use crate::model::time::Timestamp;
 
 /// Acknowledged and not yet deleted: few runs, because acks come nearly in order.
@@ -56,15 +57,40 @@ impl Store {
     /// Appends the rows and removes what was acknowledged, in one transaction that is on the
     /// disk when this returns. On an error nothing has changed.
     pub fn commit(&self, rows: &[NewRow]) -> Result<OutboxId, Error> {
+        self.commit_all(rows, &Kept::default(), &[])
+    }
+
+    /// [`Store::commit`] with what else belongs into the same transaction.
+    pub fn commit_all(&self, rows: &[NewRow], kept: &Kept, letters: &[Letter]) -> Result<OutboxId, Error> {
         let boot = self.boot.count;
-        let tally = self.change(|t, tally| {
+        let (tally, posted) = self.change(|t, tally| {
             insert(t, boot, rows, tally)?;
-            Ok(*tally)
+            if !kept.is_empty() {
+                tally.audit = things::write(t, kept, tally.audit)?;
+            }
+            Ok((*tally, mail::insert(t, letters)?))
         })?;
+        let newest = OutboxId(tally.last_id);
         if !rows.is_empty() {
-            self.committed.send_replace(OutboxId(tally.last_id));
+            self.announce_rows(rows.iter().map(|row| row.route), newest);
         }
-        Ok(OutboxId(tally.last_id))
+        self.announce_mail(posted);
+        Ok(newest)
+    }
+
+    /// Wakes the connections of these routes: all their rows lie up to `newest`.
+    pub(super) fn announce_rows(&self, routes: impl Iterator<Item = Route>, newest: OutboxId) {
+        let mut last = None;
+        for route in routes.filter(|route| last.replace(*route) != Some(*route)) {
+            match route {
+                Route::GATEWAY => drop(self.committed.send_replace(newest)),
+                other => {
+                    if let Some(known) = lock(&self.own).get(&other) {
+                        known.rows.send_replace(newest);
+                    }
+                }
+            }
+        }
     }
 
     /// One transaction: what was acknowledged goes, then `work`, then the sums. On an error
@@ -76,47 +102,62 @@ impl Store {
         // Taken under the writer's lock: whoever gets that lock next knows them gone.
         let mut w = self.writer();
         let acked = std::mem::take(&mut *lock(&self.acked));
+        let read = std::mem::take(&mut *lock(&self.mail_done));
         let mut tally = w.tally;
         let done = w.transaction(|t| {
             // Deleting first lets the new rows take the pages of the old ones: a quiet gateway
             // then writes two pages a commit instead of six. And what was delivered is never
             // counted as dropped.
             delete_acked(t, &acked, &mut tally)?;
+            mail::delete(t, &read)?;
             let done = work(t, &mut tally)?;
             write_tally(t, &tally)?;
             Ok(done)
         });
         match done {
             Ok(_) => w.tally = tally,
-            Err(_) => self.put_back(acked),
+            Err(_) => {
+                self.put_back(acked);
+                lock(&self.mail_done).extend(read);
+            }
         }
         self.marked(done)
     }
 
-    /// Up to `n` rows of `after < id <= through`, in order; fewer when `bytes` are reached.
+    /// Up to `n` rows of this route with `after < id <= through`, in order; fewer when `bytes`
+    /// are reached.
     pub fn peek(
         &self,
+        route: Route,
         after: OutboxId,
         through: OutboxId,
         n: usize,
         bytes: usize,
     ) -> Result<Vec<Row>, Error> {
-        self.marked(self.read_rows(after, through, n, bytes))
+        self.marked(self.read_rows(route, after, through, n, bytes))
     }
 
     fn read_rows(
         &self,
+        route: Route,
         after: OutboxId,
         through: OutboxId,
         n: usize,
         bytes: usize,
     ) -> Result<Vec<Row>, Error> {
         let db = lock(&self.reader);
-        let mut st = db.prepare_cached(
-            "SELECT id, kind, layout, boot, seq, readings, first_ms, payload FROM outbox
-             WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
-        )?;
-        let mut found = st.query(params![after.0, through.0, n as i64])?;
+        // Each has its own plan: by the order of the table, and by the index of the others.
+        let mut st = db.prepare_cached(match route {
+            Route::GATEWAY => {
+                "SELECT id, kind, layout, boot, seq, readings, first_ms, payload FROM outbox
+                 WHERE id > ?1 AND id <= ?2 AND route = ?4 ORDER BY id LIMIT ?3"
+            }
+            _ => {
+                "SELECT id, kind, layout, boot, seq, readings, first_ms, payload FROM outbox INDEXED BY outbox_route
+                 WHERE route = ?4 AND route != 0 AND id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3"
+            }
+        })?;
+        let mut found = st.query(params![after.0, through.0, n as i64, route.0])?;
         let (mut rows, mut size) = (Vec::new(), 0);
         while let Some(r) = found.next()? {
             let payload: Vec<u8> = r.get(7)?;
@@ -165,7 +206,7 @@ impl Store {
     /// When this returns, what was acknowledged before the call is off the disk, by this
     /// transaction or by one that was under way.
     pub fn flush_acks(&self) -> Result<(), Error> {
-        if self.acked_rows() > 0 {
+        if self.acked_rows() > 0 || !lock(&self.mail_done).is_empty() {
             self.commit(&[])?;
         } else {
             drop(self.writer());
@@ -243,6 +284,7 @@ pub(super) fn read_tally(db: &Connection) -> Result<Tally, Error> {
             taken: r.get(2)?,
             delivered: r.get(3)?,
             dropped: r.get(4)?,
+            audit: audit::Head::default(),
         })
     })?)
 }
@@ -284,8 +326,8 @@ pub(super) fn layout_id(db: &Connection, device: &DeviceName, points: &str) -> R
 
 pub(super) fn insert(t: &Transaction, boot: i64, rows: &[NewRow], tally: &mut Tally) -> Result<(), Error> {
     let mut st = t.prepare_cached(
-        "INSERT INTO outbox (id, kind, layout, boot, seq, readings, first_ms, span_ms, payload)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO outbox (id, kind, layout, boot, seq, readings, first_ms, span_ms, payload, route)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?;
     for row in rows {
         tally.last_id += 1;
@@ -300,6 +342,7 @@ pub(super) fn insert(t: &Transaction, boot: i64, rows: &[NewRow], tally: &mut Ta
             row.first.0,
             row.last.millis_since(row.first) as i64,
             row.payload,
+            row.route.0,
         ])?;
     }
     Ok(())

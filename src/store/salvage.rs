@@ -15,9 +15,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Row, Transaction, params};
 
-use super::{Error, PAGE_BYTES, Store, Tally, connect, ledger, lock, outbox};
+use super::{Error, PAGE_BYTES, Store, Tally, audit, connect, ledger, lock, outbox};
 use crate::model::ids::DeviceName;
 use crate::model::row::{Boot, Dropped, OutboxId, Reason};
 use crate::model::time::Timestamp;
@@ -164,6 +165,7 @@ fn copy(from: &Connection, to: &mut Store, now: Timestamp) -> Result<(u64, u64),
     let t = w.db.transaction()?;
     let saved = copy_rows(from, &t)?;
     let given_up = copy_ledger(from, &t)?;
+    TABLES.iter().try_for_each(|table| copy_table(from, &t, table))?;
     let mut tally = match before {
         // Ids go on where the damaged file stopped: none is used twice.
         Some(b) => Tally { taken: b.delivered + b.dropped, ..b },
@@ -200,6 +202,7 @@ fn copy(from: &Connection, to: &mut Store, now: Timestamp) -> Result<(u64, u64),
         count: boot.map_or(0, |b| b.count).max(boots).max(0) + 1,
     };
     t.execute("UPDATE tally SET store_id = ?1, boots = ?2", params![i64::from(boot.store_id), boot.count])?;
+    tally.audit = audit::head(&t)?;
     t.commit()?;
     w.tally = tally;
     drop(w);
@@ -217,9 +220,11 @@ fn read_boot(db: &Connection) -> Result<Boot, Error> {
 /// Reads from both ends towards the damage. Returns how many readings were saved.
 fn copy_rows(from: &Connection, t: &Transaction) -> Result<i64, Error> {
     let mut saved = 0;
+    // A file from before the first migration of things has no such column.
+    let route = if from.prepare("SELECT route FROM outbox LIMIT 0").is_ok() { "route" } else { "0" };
     for order in ["ASC", "DESC"] {
         let sql = format!(
-            "SELECT id, kind, layout, boot, seq, readings, first_ms, span_ms, payload FROM outbox ORDER BY id {order}"
+            "SELECT id, kind, layout, boot, seq, readings, first_ms, span_ms, payload, {route} FROM outbox ORDER BY id {order}"
         );
         let Ok(mut st) = from.prepare(&sql) else { continue };
         let Ok(mut rows) = st.query([]) else { continue };
@@ -244,6 +249,7 @@ struct Saved {
     first_ms: i64,
     span_ms: i64,
     payload: Vec<u8>,
+    route: i64,
 }
 
 impl Saved {
@@ -265,6 +271,7 @@ impl Saved {
             first_ms: r.get(6)?,
             span_ms: r.get(7)?,
             payload: r.get(8)?,
+            route: r.get(9)?,
         })
     }
 
@@ -273,8 +280,8 @@ impl Saved {
         let layout = outbox::layout_id(t, &self.device, &self.points)?;
         let new = t
             .prepare_cached(
-                "INSERT OR IGNORE INTO outbox (id, kind, layout, boot, seq, readings, first_ms, span_ms, payload)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT OR IGNORE INTO outbox (id, kind, layout, boot, seq, readings, first_ms, span_ms, payload, route)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?
             .execute(params![
                 self.id,
@@ -285,11 +292,37 @@ impl Saved {
                 self.readings,
                 self.first_ms,
                 self.span_ms,
-                self.payload
+                self.payload,
+                self.route
             ])?;
         Ok(if new == 1 { i64::from(self.readings) } else { 0 })
     }
 }
+
+/// Row by row, as far as they read; what does not fit is left out. Nobody counts these, and a
+/// shadow that is gone is made anew by its device and its mirror.
+fn copy_table(from: &Connection, t: &Transaction, table: &str) -> Result<(), Error> {
+    let Ok(mut st) = from.prepare(&format!("SELECT * FROM {table}")) else { return Ok(()) };
+    let columns = st.column_count();
+    let marks = vec!["?"; columns].join(",");
+    let mut insert = t.prepare(&format!("INSERT OR IGNORE INTO {table} VALUES ({marks})"))?;
+    let Ok(mut rows) = st.query([]) else { return Ok(()) };
+    while let Ok(Some(r)) = rows.next() {
+        let values = (0..columns).map(|i| r.get::<_, Value>(i)).collect::<Result<Vec<_>, _>>();
+        if let Ok(values) = values {
+            match insert.execute(rusqlite::params_from_iter(values)) {
+                Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::ConstraintViolation) => {
+                    return Err(e.into());
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is kept of things.
+const TABLES: [&str; 8] = ["route", "shadow", "mirror", "mail", "member", "command", "audit", "fingerprint"];
 
 /// Whether these can have been the sums before the damage.
 fn is_plausible(t: &Tally) -> bool {

@@ -47,74 +47,34 @@ const MIGRATIONS: &[&str] = &[
          delivered INTEGER NOT NULL,
          dropped INTEGER NOT NULL
      );",
-    // 2: things. Their shadows, what they say beside readings, who asked for which write.
+    // 2: things. The texts are short, without comments and spaces, because the schema has to
+    // fit on the first page: a second one would be one more page whose damage loses everything.
+    //
+    // - route: a thing with a connection of its own has a number that is never given to another;
+    //   rows of the gateway's own connection (route 0) are read by id alone and pay nothing.
+    // - shadow: an empty name is the classic one; state is JSON {desired?, reported?}, metadata
+    //   the same tree with seconds since 1970 as leaves; deleted 1 is a tombstone.
+    // - mirror: what the cloud and we last agreed upon, JSON; only where a shadow is mirrored.
+    // - mail: messages that are no readings; class 0 answer, 1 news (the newest of a topic
+    //   counts), 2 request.
+    // - member: where each desired member stands on its way to the device, JSON.
+    // - command: begun or done, so that none is executed twice; answer NULL: begun, and the
+    //   outcome is not known.
+    // - audit: append-only; hash is SHA-256 over the hash before and the entry.
+    // - fingerprint: the serial number or identification that was read from a device.
     "ALTER TABLE outbox ADD COLUMN route INTEGER NOT NULL DEFAULT 0;
-     -- Rows of the gateway's own connection (route 0) are read by id alone and pay nothing.
-     CREATE INDEX outbox_route ON outbox (route, id) WHERE route != 0;
-     -- A thing with a connection of its own has a number that is never given to another.
-     CREATE TABLE route (
-         id INTEGER PRIMARY KEY AUTOINCREMENT,
-         thing TEXT NOT NULL UNIQUE
-     );
-     CREATE TABLE shadow (
-         thing TEXT NOT NULL,
-         name TEXT NOT NULL,        -- empty: the classic one
-         state TEXT NOT NULL,       -- JSON: {desired?, reported?}
-         metadata TEXT NOT NULL,    -- JSON: the same tree, leaves are seconds since 1970
-         version INTEGER NOT NULL,
-         deleted INTEGER NOT NULL,  -- 1: a tombstone, which keeps the numbering
-         updated_s INTEGER NOT NULL,
-         PRIMARY KEY (thing, name)
-     ) WITHOUT ROWID;
-     -- What the cloud and we last agreed upon; only where a shadow is mirrored.
-     CREATE TABLE mirror (
-         thing TEXT NOT NULL,
-         name TEXT NOT NULL,
-         base TEXT NOT NULL,        -- JSON
-         PRIMARY KEY (thing, name)
-     ) WITHOUT ROWID;
-     -- Messages that are no readings: answers to requests, deltas, documents.
-     CREATE TABLE mail (
-         id INTEGER PRIMARY KEY AUTOINCREMENT,
-         route INTEGER NOT NULL,
-         class INTEGER NOT NULL,    -- 0 answer, 1 news (the newest of a topic counts), 2 request
-         topic TEXT NOT NULL,
-         payload BLOB NOT NULL,
-         at_ms INTEGER NOT NULL
-     );
-     CREATE INDEX mail_route ON mail (route, id);
-     CREATE UNIQUE INDEX mail_news ON mail (route, topic) WHERE class = 1;
-     -- Where each desired member stands on its way to the device.
-     CREATE TABLE member (
-         thing TEXT NOT NULL,
-         point TEXT NOT NULL,
-         state TEXT NOT NULL,       -- JSON
-         PRIMARY KEY (thing, point)
-     ) WITHOUT ROWID;
-     -- Commands that were begun or done, so that none is executed twice.
-     CREATE TABLE command (
-         thing TEXT NOT NULL,
-         id TEXT NOT NULL,          -- the asker's request id
-         name TEXT NOT NULL,
-         at_ms INTEGER NOT NULL,
-         expires_ms INTEGER NOT NULL,
-         answer TEXT,               -- JSON; NULL: begun, the outcome is not known
-         PRIMARY KEY (thing, id)
-     ) WITHOUT ROWID;
-     CREATE INDEX command_age ON command (at_ms);
-     -- Append-only, each entry's hash covers the one before it.
-     CREATE TABLE audit (
-         id INTEGER PRIMARY KEY AUTOINCREMENT,
-         entry TEXT NOT NULL,       -- JSON, as it was hashed
-         hash BLOB NOT NULL         -- SHA-256 over the hash before and the entry
-     );
-     -- The serial number or identification that was read from a device.
-     CREATE TABLE fingerprint (
-         thing TEXT PRIMARY KEY,
-         approved TEXT,
-         found TEXT,
-         found_ms INTEGER
-     ) WITHOUT ROWID;",
+CREATE INDEX outbox_route ON outbox(route,id) WHERE route!=0;
+CREATE TABLE route(id INTEGER PRIMARY KEY AUTOINCREMENT,thing TEXT NOT NULL UNIQUE);
+CREATE TABLE shadow(thing TEXT,name TEXT,state TEXT NOT NULL,metadata TEXT NOT NULL,version INTEGER NOT NULL,deleted INTEGER NOT NULL,updated_s INTEGER NOT NULL,PRIMARY KEY(thing,name))WITHOUT ROWID;
+CREATE TABLE mirror(thing TEXT,name TEXT,base TEXT NOT NULL,PRIMARY KEY(thing,name))WITHOUT ROWID;
+CREATE TABLE mail(id INTEGER PRIMARY KEY AUTOINCREMENT,route INTEGER NOT NULL,class INTEGER NOT NULL,topic TEXT NOT NULL,payload BLOB NOT NULL,at_ms INTEGER NOT NULL);
+CREATE INDEX mail_route ON mail(route,id);
+CREATE UNIQUE INDEX mail_news ON mail(route,topic)WHERE class=1;
+CREATE TABLE member(thing TEXT,point TEXT,state TEXT NOT NULL,PRIMARY KEY(thing,point))WITHOUT ROWID;
+CREATE TABLE command(thing TEXT,id TEXT,name TEXT NOT NULL,at_ms INTEGER NOT NULL,expires_ms INTEGER NOT NULL,answer TEXT,PRIMARY KEY(thing,id))WITHOUT ROWID;
+CREATE INDEX command_age ON command(at_ms);
+CREATE TABLE audit(id INTEGER PRIMARY KEY AUTOINCREMENT,entry TEXT NOT NULL,hash BLOB NOT NULL);
+CREATE TABLE fingerprint(thing TEXT PRIMARY KEY,approved TEXT,found TEXT,found_ms INTEGER)WITHOUT ROWID;",
 ];
 
 /// What this program can read; a file that is newer is refused, never guessed at.

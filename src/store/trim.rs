@@ -41,11 +41,11 @@ impl Store {
         }
         let boot = self.boot.count;
         let newest = self.change(|t, tally| {
-            append_gaps(t, boot, &lost, now, tally, render)?;
+            self.append_gaps(t, boot, &lost, now, tally, render)?;
             Ok(tally.last_id)
         })?;
+        self.announce_rows(lost.iter().map(|d| self.route_of(&d.device)), OutboxId(newest));
         lost.clear();
-        self.committed.send_replace(OutboxId(newest));
         Ok(())
     }
 
@@ -76,7 +76,7 @@ impl Store {
         render: &Render,
     ) -> Result<Vec<Dropped>, Error> {
         let boot = self.boot.count;
-        let (dropped, newest) = self.change(|t, tally| {
+        let (dropped, told, newest) = self.change(|t, tally| {
             let mut gaps = match reason {
                 // A broker that refuses gap records is not asked again with the same one.
                 Reason::DeadLetter => Vec::new(),
@@ -84,15 +84,36 @@ impl Store {
             };
             let dropped = drop_rows(t, first, last, reason, now, tally)?;
             dropped.iter().for_each(|d| join(&mut gaps, d.clone()));
-            append_gaps(t, boot, &gaps, now, tally, render)?;
-            Ok((dropped, tally.last_id))
+            self.append_gaps(t, boot, &gaps, now, tally, render)?;
+            Ok((dropped, gaps, tally.last_id))
         })?;
-        self.committed.send_if_modified(|known| {
-            let more = known.0 < newest;
-            *known = OutboxId(newest.max(known.0));
-            more
-        });
+        self.announce_rows(told.iter().map(|d| self.route_of(&d.device)), OutboxId(newest));
         Ok(dropped)
+    }
+
+    fn append_gaps(
+        &self,
+        t: &Transaction,
+        boot: i64,
+        dropped: &[Dropped],
+        now: Timestamp,
+        tally: &mut Tally,
+        render: &Render,
+    ) -> Result<(), Error> {
+        for d in dropped {
+            let row = NewRow {
+                kind: Kind::Gap,
+                route: self.route_of(&d.device),
+                layout: layout_id(t, &d.device, "[]")?,
+                seq: 0,
+                readings: 0,
+                first: now,
+                last: now,
+                payload: render(d),
+            };
+            insert(t, boot, &[row], tally)?;
+        }
+        Ok(())
     }
 
     /// Up to which id rows have to go now, and why.
@@ -236,30 +257,6 @@ fn drop_rows(
     dropped.retain(|d| d.readings > 0);
     dropped.iter().try_for_each(|d| ledger::note(t, d, now))?;
     Ok(dropped)
-}
-
-pub(super) fn append_gaps(
-    t: &Transaction,
-    boot: i64,
-    dropped: &[Dropped],
-    now: Timestamp,
-    tally: &mut Tally,
-    render: &Render,
-) -> Result<(), Error> {
-    for d in dropped {
-        let layout = layout_id(t, &d.device, "[]")?;
-        let row = NewRow {
-            kind: Kind::Gap,
-            layout,
-            seq: 0,
-            readings: 0,
-            first: now,
-            last: now,
-            payload: render(d),
-        };
-        insert(t, boot, &[row], tally)?;
-    }
-    Ok(())
 }
 
 /// At most this many rows go in one trim, so that no commit behind it waits for long.

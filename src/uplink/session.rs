@@ -16,7 +16,7 @@ use super::link::{Link, LinkError, LinkEvent, Message, Session};
 use super::suspect::{Suspect, Verdict};
 use super::window::{Entry, Lane, Window};
 use super::{Ended, Error, Uplink};
-use crate::model::row::{OutboxId, Reason, Row};
+use crate::model::row::{OutboxId, Reason, Route, Row};
 use crate::store;
 
 struct Run<S> {
@@ -77,7 +77,7 @@ impl<L: Link> Uplink<L> {
         // What the last connection had acknowledged is deleted before the backlog is read, so
         // that it is not sent twice.
         self.store.run(|s| s.flush_acks()).await?;
-        let committed = self.store.committed();
+        let committed = self.store.committed(Route::GATEWAY);
         let newest = *committed.borrow();
         let mut run = Run {
             session,
@@ -168,7 +168,11 @@ impl<L: Link> Uplink<L> {
             Probe::No => {}
             Probe::Sent(_) => return Ok(Ok(None)),
             Probe::Wanted(id) if run.window.is_empty() => {
-                let row = self.store.run(move |s| s.peek(OutboxId(id.0 - 1), id, 1, usize::MAX)).await?.pop();
+                let row = self
+                    .store
+                    .run(move |s| s.peek(Route::GATEWAY, OutboxId(id.0 - 1), id, 1, usize::MAX))
+                    .await?
+                    .pop();
                 match row {
                     None => run.probe = Probe::No,
                     Some(row) => {
@@ -211,7 +215,11 @@ impl<L: Link> Uplink<L> {
     /// Reads ahead on a lane. `false`: there is nothing to read.
     async fn fetch(&self, run: &mut Run<L::Session>, lane: Lane) -> Result<bool, Error> {
         let Some((after, through)) = run.lanes.next(lane) else { return Ok(false) };
-        let rows = match self.store.run(move |s| s.peek(after, through, FETCH_ROWS, FETCH_BYTES)).await {
+        let rows = match self
+            .store
+            .run(move |s| s.peek(Route::GATEWAY, after, through, FETCH_ROWS, FETCH_BYTES))
+            .await
+        {
             Err(store::Error::Busy(_)) => return Ok(false),
             rows => rows?,
         };

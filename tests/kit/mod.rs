@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fieldgate::model::ids::{DeviceName, PointIndex, PointName};
 use fieldgate::model::reading::{Measured, Reading};
-use fieldgate::model::row::{Dropped, Kind, LayoutId, NewRow, OutboxId, Row};
+use fieldgate::model::row::{Dropped, Kind, LayoutId, NewRow, OutboxId, Route, Row};
 use fieldgate::model::time::Timestamp;
 use fieldgate::model::value::Value;
 use fieldgate::packed;
@@ -67,11 +67,20 @@ pub fn row(layout: LayoutId, seq: u64, readings: u32, at: Timestamp) -> NewRow {
         writer.push(Timestamp(at.0 + i64::from(n)), std::iter::once(&reading));
     }
     let (first, last) = if readings == 0 { (at, at) } else { (writer.first(), writer.last()) };
-    NewRow { kind: Kind::Telemetry, layout, seq, readings, first, last, payload: writer.into_bytes() }
+    NewRow {
+        kind: Kind::Telemetry,
+        route: Route::GATEWAY,
+        layout,
+        seq,
+        readings,
+        first,
+        last,
+        payload: writer.into_bytes(),
+    }
 }
 
 pub fn peek_all(store: &Store) -> Vec<Row> {
-    store.peek(OutboxId(0), OutboxId(i64::MAX), usize::MAX >> 1, usize::MAX).unwrap()
+    store.peek(Route::GATEWAY, OutboxId(0), OutboxId(i64::MAX), usize::MAX >> 1, usize::MAX).unwrap()
 }
 
 pub fn ids(store: &Store) -> Vec<i64> {

@@ -328,7 +328,7 @@ impl Stage {
     /// A first life that ends at its `n`-th commit, then a second one.
     async fn cut_at_commit(&mut self, n: u64, before: bool) -> Agent {
         let agent = self.start();
-        let mut committed = agent.store.committed();
+        let mut committed = agent.store.committed(fieldgate::model::row::Route::GATEWAY);
         for _ in 0..n {
             // A world without that many commits ends the wait; its cut is then at the end.
             tokio::select! {

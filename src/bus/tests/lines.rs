@@ -23,17 +23,20 @@ fn scale(matching: Option<&str>) -> Device {
         }),
         interval: Duration::ZERO,
         report: Default::default(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     };
-    Device {
-        name: "scale".into(),
-        protocol: Protocol::Line(LineDevice {
+    Device::new(
+        "scale".into(),
+        Protocol::Line(LineDevice {
             framing: Framing { delimiter: b"\r\n".to_vec(), line_max: 64 },
             format: LineFormat::KeyValue { separators: b" ;".to_vec(), assign: b'=' },
             matching: matching.map(str::to_owned),
             silent_after: 10 * SECOND,
         }),
-        points: [field("w"), field("t")].into(),
-    }
+        [field("w"), field("t")].into(),
+    )
 }
 
 /// Runs the rig against the far end that `speak` is.

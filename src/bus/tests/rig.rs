@@ -159,6 +159,8 @@ pub fn describe(observation: &Observation) -> String {
     let seen = match &observation.seen {
         Seen::Silent(cause) => format!("silent {cause}"),
         Seen::Back => "back".to_owned(),
+        Seen::Wrote(wrote) => format!("wrote {} {}={:?}", wrote.id, wrote.point.0, wrote.outcome),
+        Seen::Fingerprint(text) => format!("is {text}"),
         Seen::Readings(readings) => {
             assert!(!readings.is_empty());
             assert!(readings.is_sorted_by_key(|r| r.point));
@@ -240,6 +242,9 @@ pub fn point(address: u16, interval: Duration) -> Point {
         }),
         interval,
         report: Default::default(),
+        write: None,
+        shadow: None,
+        fingerprint: false,
     }
 }
 
@@ -248,11 +253,7 @@ pub fn points(addresses: impl IntoIterator<Item = u16>) -> Vec<Point> {
 }
 
 pub fn device_of(modbus: ModbusDevice, points: Vec<Point>) -> Device {
-    Device {
-        name: format!("unit-{}", modbus.unit_id).as_str().into(),
-        protocol: Protocol::Modbus(modbus),
-        points: points.into(),
-    }
+    Device::new(format!("unit-{}", modbus.unit_id).as_str().into(), Protocol::Modbus(modbus), points.into())
 }
 
 /// The far end of the line.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::names;
 use super::point::{self, Owner};
 use super::register;
+use super::thing;
 use super::values::{DAY, HOUR, Reader, SECOND};
+use super::write;
 use crate::config::errors::{Place, Report};
 use crate::config::load::DeviceEntry;
 use crate::config::raw;
@@ -19,7 +21,7 @@ use crate::model::line::{Framing, LineFormat};
 
 /// The device; `None` after a mistake without which nothing can be said about its points.
 pub fn device(entry: &DeviceEntry, transport: Option<&Transport>, report: &mut Report) -> Option<Device> {
-    let DeviceEntry { place, raw, points } = entry;
+    let DeviceEntry { place, raw, points, commands } = entry;
     let name = names::required(raw.name.as_deref(), "the device", place, report);
     let interval = Reader { place, report }.span("interval", raw.interval, SECOND, Duration::ZERO..=DAY * 31);
     let protocol = match raw.protocol.unwrap_or(raw::DeviceProtocol::Modbus) {
@@ -37,7 +39,18 @@ pub fn device(entry: &DeviceEntry, transport: Option<&Transport>, report: &mut R
     if points.is_empty() && entry.points.iter().all(|p| p.raw.disabled == Some(true)) {
         report.warn(place, "", "the device has no points");
     }
-    Some(Device { name: DeviceName::new(&name?), protocol, points })
+    thing::together(raw, &entry.points, &points, report);
+    let commands = write::commands(commands, &protocol, &points, report);
+    let name = DeviceName::new(&name?);
+    Some(Device {
+        thing: thing::thing(raw, &name, place, report),
+        name,
+        protocol,
+        points,
+        commands: commands.into(),
+        fingerprint: thing::fingerprint(raw),
+        uplink: thing::uplink(raw),
+    })
 }
 
 fn modbus(
@@ -81,6 +94,7 @@ fn modbus(
         reader.span("pause_after_write", raw.pause_after_write, Duration::ZERO, Duration::ZERO..=SECOND * 60);
     let hole_retry = reader.span("hole_retry", raw.hole_retry, HOUR, SECOND..=DAY * 31);
     let silent_after = polls(raw, place, report);
+    Reader { place, report }.span("verify_within", raw.verify_within, SECOND * 2, millis(1)..=SECOND * 60);
     ModbusDevice {
         // After a mistake any id will do: the points are still looked at.
         unit_id: unit_id(raw, place, transport, report).unwrap_or(1),
@@ -210,6 +224,8 @@ fn line(raw: &raw::Device, place: &Place, transport: Option<&Transport>, report:
         ("backoff_max", raw.backoff_max.is_some()),
         ("hole_retry", raw.hole_retry.is_some()),
         ("write_function", raw.write_function.is_some()),
+        ("verify_within", raw.verify_within.is_some()),
+        ("fingerprint", raw.fingerprint.is_some_and(|f| f != raw::Fingerprint::None)),
     ];
     let mut reader = Reader { place, report };
     reader.refuse("has no meaning for a device that speaks lines", "remove it", &keys);

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::names;
 use super::register::register;
+use super::thing;
 use super::transform::transform;
 use super::values::{DAY, Reader};
+use super::write;
 use crate::config::errors::{Place, Report};
 use crate::config::load::Placed;
 use crate::config::raw;
@@ -43,7 +45,22 @@ pub fn point(placed: &Placed<raw::Point>, owner: &Owner, report: &mut Report) ->
     if unit.as_ref().is_some_and(|u| u.len() > 64) {
         report.error(place, "unit", "is longer than 64 bytes", "a short sign such as \"kWh\"");
     }
-    Some(Point { name: PointName::new(&name?), unit, source: source?, interval, report: reporting })
+    let rules = write::rules(raw, source.as_ref(), place, owner, report);
+    let shadow = thing::member(raw, name.as_deref().unwrap_or("x"), place, report);
+    let fingerprint = raw.fingerprint == Some(true);
+    if fingerprint && rules.as_ref().is_some_and(|rules| !rules.readable) {
+        report.error(place, "fingerprint", "the point cannot be read", "write access = \"read\"");
+    }
+    Some(Point {
+        name: PointName::new(&name?),
+        unit,
+        source: source?,
+        interval,
+        report: reporting,
+        write: rules,
+        shadow,
+        fingerprint,
+    })
 }
 
 fn field(raw: &raw::Point, place: &Place, format: &LineFormat, report: &mut Report) -> Option<FieldPoint> {

@@ -1,14 +1,16 @@
 //! From a value to the words that a write sends: the codec backwards.
 //!
-//! A value between two steps of the register is rounded to the nearer one, as a person who
-//! writes 21.55 into a register of tenths expects. Everything else that the register cannot
-//! hold is refused, and so is the pattern that the vendor reserved for "no value".
+//! [`encode`] rounds a value between two steps of the register to the nearer one, as a person
+//! who tries 21.55 on a register of tenths expects; [`encode_exact`], for what is written to a
+//! device, refuses it. Everything else that the register cannot hold is refused by both, and
+//! so is the pattern that the vendor reserved for "no value".
 
-use crate::model::register::{Half, Kind, Names, RegisterPoint, Transform};
+use super::{decode, decode_bit, half, low_bits, power_of_ten, text, value_words};
+use crate::model::decimal::{self, Decimal};
+use crate::model::reading::Measured;
+use crate::model::register::{Encoding, Half, Kind, Names, RegisterPoint, Transform};
+use crate::model::transform::Raw;
 use crate::model::value::Value;
-
-use super::{half, low_bits, power_of_ten, text, value_words};
-use crate::model::decimal::Decimal;
 
 /// Why a value cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +29,9 @@ pub enum EncodeError {
     TooLong { bytes: usize, room: usize },
     #[error("the scale factor of the point is not known")]
     ScaleFactor,
+    /// `nearest` may be empty.
+    #[error("the point cannot show exactly that{}{nearest}", if nearest.is_empty() { "" } else { "; nearest is " })]
+    Inexact { nearest: String },
 }
 
 /// The words for `value`. Bits of a register that do not belong to the point are zero: the
@@ -63,6 +68,96 @@ pub fn encode_scaled(
             Ok(value_words(encoding, placed(kind, pattern)))
         }
     }
+}
+
+/// [`encode`] without rounding: whoever reads the words sees the value. A float's last digits
+/// are its own: what is read is the value again, rounded to the digits it was given with.
+pub fn encode_exact(point: &RegisterPoint, value: &Value) -> Result<Vec<u16>, EncodeError> {
+    let words = encode(point, value)?;
+    let is_float = matches!(point.encoding.kind, Kind::Float16 | Kind::Float32 | Kind::Float64);
+    match shown(point, &words) {
+        Some(shown) if same(value, &shown, is_float) => Ok(words),
+        _ => Err(EncodeError::Inexact { nearest: nearest(point, value, &words) }),
+    }
+}
+
+/// The bits of its one register that belong to the point, where not all of them do.
+pub fn own_bits(encoding: &Encoding) -> Option<u16> {
+    let width = match &encoding.kind {
+        Kind::Bit(_) => 1,
+        Kind::BitField { length, .. } => *length,
+        Kind::Int8(_) | Kind::Uint8(_) => 8,
+        _ => return None,
+    };
+    let bits = value_words(encoding, placed(&encoding.kind, low_bits(width)));
+    bits.first().copied().filter(|bits| *bits != u16::MAX)
+}
+
+/// What these words mean, if they are a good value.
+fn shown(point: &RegisterPoint, words: &[u16]) -> Option<Value> {
+    let measured = match words {
+        [word] if point.table.is_bits() => decode_bit(point, *word != 0),
+        words => decode(point, words, None),
+    };
+    match measured {
+        Measured::Good(value) => Some(value),
+        _ => None,
+    }
+}
+
+fn same(wanted: &Value, shown: &Value, is_float: bool) -> bool {
+    match (integer(wanted), integer(shown)) {
+        (Some(a), Some(b)) => return a == b,
+        (Some(a), None) | (None, Some(a)) if !is_float => {
+            // Compared as integers: beyond 2^53 a float would equal its neighbours.
+            let other = if integer(wanted).is_some() { shown } else { wanted };
+            return matches!(other, Value::Float(x) if *x == x.trunc() && *x as i128 == a);
+        }
+        _ => {}
+    }
+    match (wanted, shown) {
+        (Value::Flags(a), Value::Flags(b)) => {
+            a.iter().all(|n| b.contains(n)) && b.iter().all(|n| a.contains(n))
+        }
+        (Value::Float(_) | Value::Int(_) | Value::Uint(_), Value::Float(y)) => {
+            let Some(x) = wanted.as_f64() else { return false };
+            if integer(wanted).is_some_and(|i| *y as i128 != i) {
+                return false;
+            }
+            let places = Decimal::of(x).map(|d| d.places);
+            x == *y || is_float && places.is_some_and(|places| decimal::round(*y, places) == x)
+        }
+        (wanted, shown) => wanted == shown,
+    }
+}
+
+fn integer(value: &Value) -> Option<i128> {
+    match value {
+        Value::Int(i) => Some(i128::from(*i)),
+        Value::Uint(u) => Some(i128::from(*u)),
+        _ => None,
+    }
+}
+
+/// The values beside `value` that the point can show, as text: `21.5 and 21.6`.
+fn nearest(point: &RegisterPoint, value: &Value, words: &[u16]) -> String {
+    let (Some(x), kind) = (value.as_f64(), &point.encoding.kind) else { return String::new() };
+    let bits = super::value_bits(&point.encoding, words);
+    let beside = |step: i8| {
+        let pattern = match super::read(kind, bits)? {
+            Raw::Int(i) => integer_pattern(kind, i128::from(i) + i128::from(step)).ok()?,
+            Raw::Uint(u) => integer_pattern(kind, i128::from(u) + i128::from(step)).ok()?,
+            Raw::Float(_) => bits.wrapping_add_signed(i64::from(step)),
+            Raw::Bool(_) => return None,
+        };
+        shown(point, &value_words(&point.encoding, placed(kind, pattern)))
+    };
+    let near: Vec<Value> = (-1..=1).filter_map(beside).filter(|v| v.as_f64().is_some()).collect();
+    let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
+    let below = near.iter().filter(|v| number(v) < x).max_by(|a, b| number(a).total_cmp(&number(b)));
+    let above = near.iter().filter(|v| number(v) > x).min_by(|a, b| number(a).total_cmp(&number(b)));
+    let both: Vec<String> = below.into_iter().chain(above).map(Value::to_string).collect();
+    both.join(" and ")
 }
 
 /// The pattern of the value's own width.

@@ -18,7 +18,7 @@ mod encode;
 mod half;
 mod text;
 
-pub use encode::{EncodeError, encode, encode_scaled};
+pub use encode::{EncodeError, encode, encode_exact, encode_scaled, own_bits};
 
 use crate::model::reading::Measured;
 use crate::model::register::{Encoding, Half, Kind, RegisterPoint, Table};

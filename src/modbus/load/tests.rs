@@ -47,11 +47,14 @@ pub(crate) fn device(name: &str, points: &[(&str, u16, u64)]) -> Device {
             source: Source::Register(register),
             interval: Duration::from_millis(*interval),
             report: Report::default(),
+            write: None,
+            shadow: None,
+            fingerprint: false,
         }
     };
-    Device {
-        name: name.into(),
-        protocol: Protocol::Modbus(ModbusDevice {
+    Device::new(
+        name.into(),
+        Protocol::Modbus(ModbusDevice {
             unit_id: 1,
             limits: RequestLimits { max_gap_registers: 1, ..RequestLimits::default() },
             response_timeout: SECOND,
@@ -66,8 +69,8 @@ pub(crate) fn device(name: &str, points: &[(&str, u16, u64)]) -> Device {
             hole_retry: SECOND,
             write_function: WriteFunction::Auto,
         }),
-        points: points.iter().map(point).collect(),
-    }
+        points.iter().map(point).collect(),
+    )
 }
 
 fn near(seen: f64, expected: f64) {
