@@ -295,7 +295,7 @@ async fn drain_ours(config: &Config, file: &Path) -> anyhow::Result<f64> {
     let task = Uplink {
         topic: Template::parse(&uplink.topic, &gateway)?,
         status_topic: "dt/bench/status".into(),
-        link: MqttLink::new(Arc::clone(&uplink)),
+        link: MqttLink::gateway(Arc::clone(&uplink)),
         config: uplink,
         gateway,
         store: Arc::clone(&store),

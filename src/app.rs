@@ -55,7 +55,7 @@ impl World<MqttLink> {
             seed: fastrand::u64(..),
             observations_max: bus::OBSERVATIONS_MAX,
             dial: Box::new(|_| Dial::Transport),
-            link: MqttLink::new(Arc::new(config.uplink.clone())),
+            link: MqttLink::gateway(Arc::new(config.uplink.clone())),
             disk: Disk::Thread,
         }
     }

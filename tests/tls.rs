@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate::config::{self, MqttVersion, Security, Tls};
-use fieldgate::uplink::link::{Link, LinkError, Message, MqttLink};
+use fieldgate::uplink::link::{Link, LinkError, Message, MqttLink, Opening};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
@@ -162,9 +162,10 @@ impl Case {
                 tls.write_all(connack).await.unwrap();
                 let _ = tls.read(&mut connect).await;
             });
-            let mut link = MqttLink::new(Arc::new(self.uplink(port, version)));
+            let mut link = MqttLink::gateway(Arc::new(self.uplink(port, version)));
             let will = Message { topic: "s".into(), payload: b"{}".to_vec(), retain: true };
-            results.push(link.connect(will).await.map(drop));
+            let opening = Opening { will: Some(will), persistent: false, window: 100 };
+            results.push(link.connect(opening).await.map(drop));
             server.abort();
         }
         results.try_into().unwrap()
@@ -181,6 +182,7 @@ impl Case {
             keep_alive: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             window: 10,
+            session_expiry: std::time::Duration::from_secs(3600),
             topic: "t/{device}".into(),
             status_topic: "s".into(),
             status_interval: Duration::from_secs(60),

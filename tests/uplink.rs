@@ -37,6 +37,7 @@ fn config() -> config::Uplink {
         keep_alive: 30 * SECOND,
         connect_timeout: 10 * SECOND,
         window: WINDOW,
+        session_expiry: std::time::Duration::from_secs(3600),
         topic: "dt/{gateway}/{device}/telemetry".into(),
         status_topic: "dt/{gateway}/status".into(),
         // Longer than any test, so that it does not mix with what is counted.

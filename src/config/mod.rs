@@ -52,6 +52,8 @@ pub struct Uplink {
     pub connect_timeout: Duration,
     /// Publishes without their PUBACK at one time.
     pub window: u16,
+    /// How long the broker keeps what arrives for us while we are away. Whole seconds.
+    pub session_expiry: Duration,
     /// Placeholders `{gateway}` and `{device}`.
     pub topic: String,
     /// Retained; also the last will. Placeholder `{gateway}`.

@@ -70,6 +70,7 @@ table!(
         topic: String,
         status_topic: String,
         status_interval: Span,
+        session_expiry: Span,
         payload_max: Size,
         messages_per_second: u32,
         bytes_per_second: Size,

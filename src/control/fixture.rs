@@ -62,6 +62,7 @@ fn uplink() -> Uplink {
         keep_alive: 30 * SECOND,
         connect_timeout: 10 * SECOND,
         window: 100,
+        session_expiry: std::time::Duration::from_secs(3600),
         topic: "dt/{gateway}/{device}/telemetry".into(),
         status_topic: "dt/{gateway}/status".into(),
         status_interval: 60 * SECOND,

@@ -2,13 +2,21 @@
 //!
 //! Constraints, found by running rumqttc 0.25.1: it must not own the queue (a long-lived
 //! event loop loses and falsely acknowledges after a lost session), so each connection gets
-//! a fresh client and event loop; `poll` is not cancel-safe, so it runs in a task of its own
-//! and is only ever cancelled to throw everything away; the MQTT 5 loop has no flush timeout,
-//! so a watchdog around `poll` ends a connection that is stuck.
+//! a fresh client and event loop, also when the broker kept our session; `poll` is not
+//! cancel-safe, so it runs in a task of its own and is only ever cancelled to throw everything
+//! away; the MQTT 5 loop has no flush timeout, so a watchdog around `poll` ends a connection
+//! that is stuck.
 //!
 //! The way of a publish: `publish` puts it into the client's channel (which is wider than the
 //! window, so it never waits) → the poller sends it → `Sent(packet id)` → `Acked(packet id)`.
+//!
+//! The way of an arrival: `subscribe` → the poller reads it, counts it into the `intake` and
+//! hands it on → `Arrived` → whoever wants it → `ack(token)` → PUBACK, through the same channel
+//! as the publishes. Nothing waits for the acknowledgement: the poller reads on, so our own
+//! PUBACKs never stand behind an arrival. What keeps the intake bounded is said in `intake`.
 
+mod intake;
+mod poll;
 mod reason;
 
 use std::future::Future;
@@ -16,9 +24,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::{Transport, v5};
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use self::intake::{ARRIVALS_MAX, Intake};
+use self::poll::{Filters, Told};
 use crate::config::{self, MqttVersion, Security};
 use crate::identity::tls;
 
@@ -28,7 +39,7 @@ pub enum LinkError {
     /// Back off.
     #[error("{0}")]
     Unreachable(String),
-    /// Back off long; the operator has to act (or, later, a renewal).
+    /// Back off long; the operator has to act (or a renewal).
     #[error("TLS refused: {0}")]
     TlsRefused(String),
     #[error("the broker refused the login: {0}")]
@@ -42,6 +53,10 @@ pub enum LinkError {
     /// Nothing moved for longer than the keep-alive allows.
     #[error("the connection stands still: no acknowledgement, no answer")]
     Stuck,
+    /// Connect again at once: the broker sent more than was acknowledged, and sends the rest
+    /// on the next connection.
+    #[error("more messages arrived than are taken at one time")]
+    Overrun,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +67,24 @@ pub enum LinkEvent {
     Acked(u16),
     /// The broker answered with a reason that is no success; only MQTT 5 can.
     Refused(u16, String),
+    /// The broker answered to one SUBSCRIBE: so many filters of it hold, these do not, and why.
+    Subscribed { held: usize, refused: Vec<(String, String)> },
+    /// A message for us. It counts against the intake until its token comes back by
+    /// [`Session::ack`], in the order of arrival.
+    Arrived { topic: String, payload: Vec<u8>, token: Token },
+    /// The broker answered a ping: all that was sent before has been read by it.
+    Alive,
     /// Our own DISCONNECT is on the wire.
     Disconnected,
+}
+
+/// What an arrival is acknowledged by. Worth nothing on another connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// 0: QoS 0, the broker expects nothing.
+    pub packet_id: u16,
+    /// What it takes of the intake.
+    pub bytes: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,11 +94,39 @@ pub struct Message {
     pub retain: bool,
 }
 
+/// How a connection is to begin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    pub will: Option<Message>,
+    /// The broker is to keep what arrives for us while we are away, for
+    /// `uplink.session_expiry`. Only worth it with subscriptions.
+    pub persistent: bool,
+    /// Publishes without their PUBACK at one time.
+    pub window: u16,
+}
+
+/// Who a connection is.
+#[derive(Clone)]
+pub struct Identity {
+    pub client_id: String,
+    pub credential: Credential,
+}
+
+/// What a connection shows for it.
+#[derive(Clone)]
+pub enum Credential {
+    /// What stands in `[uplink]`; read anew for each connection, so that a certificate that was
+    /// exchanged on disk is picked up.
+    Config,
+    /// This one, without a user name.
+    Tls(Arc<ClientConfig>),
+}
+
 /// Makes connections. Scripted in tests.
 pub trait Link: Send + Sync + 'static {
     type Session: Session;
     /// Resolves after CONNACK.
-    fn connect(&mut self, will: Message) -> impl Future<Output = Result<Self::Session, LinkError>> + Send;
+    fn connect(&mut self, opening: Opening) -> impl Future<Output = Result<Self::Session, LinkError>> + Send;
 }
 
 /// One connection. Dropping it ends it.
@@ -76,67 +135,97 @@ pub trait Session: Send {
     fn packet_max(&self) -> Option<usize>;
     /// Queues a QoS 1 publish. Never waits: there is room for a window and more.
     fn publish(&mut self, message: Message) -> Result<(), LinkError>;
+    /// Queues SUBSCRIBEs of at most 8 filters each, QoS 1, and returns how many answers
+    /// ([`LinkEvent::Subscribed`]) will follow. A filter that is refused, by us or by the
+    /// broker, is told there and ends nothing. At most 50 filters a connection.
+    fn subscribe(&mut self, filters: &[String]) -> Result<usize, LinkError>;
+    /// Queues the PUBACK of an arrival. To be called in the order of arrival.
+    fn ack(&mut self, token: Token) -> Result<(), LinkError>;
     /// Says goodbye; `Disconnected` follows when it is sent.
     fn disconnect(&mut self);
     /// Waits for at least one event. After an error the session is over; events that arrived
-    /// before the error are delivered before it.
+    /// before the error are delivered before it. May be dropped while it waits.
     fn events(&mut self, into: &mut Vec<LinkEvent>) -> impl Future<Output = Result<(), LinkError>> + Send;
 }
 
 pub struct MqttLink {
     config: Arc<config::Uplink>,
+    identity: Identity,
 }
 
 impl MqttLink {
-    pub fn new(config: Arc<config::Uplink>) -> MqttLink {
-        MqttLink { config }
+    pub fn new(config: Arc<config::Uplink>, identity: Identity) -> MqttLink {
+        MqttLink { config, identity }
+    }
+
+    /// The gateway's own connection, as `[uplink]` describes it.
+    pub fn gateway(config: Arc<config::Uplink>) -> MqttLink {
+        let identity = Identity { client_id: config.client_id.clone(), credential: Credential::Config };
+        MqttLink { config, identity }
     }
 
     fn transport(&self) -> Result<Transport, LinkError> {
-        match &self.config.security {
-            Security::Plain => Ok(Transport::Tcp),
-            // Read anew for each connection, so that a certificate that was exchanged on disk
-            // is picked up.
-            Security::Tls(tls) => {
-                let config = tls::client_config(tls).map_err(|e| LinkError::TlsRefused(e.to_string()))?;
-                Ok(Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(config)))
+        let tls = match (&self.config.security, &self.identity.credential) {
+            (Security::Plain, _) => return Ok(Transport::Tcp),
+            (Security::Tls(_), Credential::Tls(config)) => Arc::clone(config),
+            (Security::Tls(tls), Credential::Config) => {
+                tls::client_config(tls).map_err(|e| LinkError::TlsRefused(e.to_string()))?
             }
-        }
+        };
+        Ok(Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(tls)))
     }
 
-    fn v4(&self, will: Message) -> Result<(rumqttc::AsyncClient, rumqttc::EventLoop), LinkError> {
+    /// A user name belongs to the gateway; who has a certificate of its own needs none.
+    fn login(&self) -> Option<&config::Login> {
+        self.config.login.as_ref().filter(|_| matches!(self.identity.credential, Credential::Config))
+    }
+
+    fn v4(&self, opening: Opening) -> Result<(rumqttc::AsyncClient, rumqttc::EventLoop), LinkError> {
         let c = &*self.config;
-        let mut o = rumqttc::MqttOptions::new(c.client_id.clone(), c.host.clone(), c.port);
+        let mut o = rumqttc::MqttOptions::new(self.identity.client_id.clone(), c.host.clone(), c.port);
         o.set_keep_alive(c.keep_alive)
-            .set_clean_session(true)
-            .set_inflight(c.window.saturating_add(OWN_MESSAGES))
+            .set_clean_session(!opening.persistent)
+            .set_manual_acks(true)
+            .set_inflight(opening.window.saturating_add(OWN_MESSAGES))
             .set_max_packet_size(INCOMING_MAX, c.payload_max + HEADER_MAX)
-            .set_last_will(rumqttc::LastWill::new(will.topic, will.payload, rumqttc::QoS::AtLeastOnce, true))
             .set_transport(self.transport()?);
-        if let Some(login) = &c.login {
+        if let Some(will) = opening.will {
+            let (qos, retain) = (rumqttc::QoS::AtLeastOnce, will.retain);
+            o.set_last_will(rumqttc::LastWill::new(will.topic, will.payload, qos, retain));
+        }
+        if let Some(login) = self.login() {
             o.set_credentials(login.username.clone(), login.password.clone());
         }
-        let (client, mut poller) = rumqttc::AsyncClient::new(o, self.channel());
+        let (client, mut poller) = rumqttc::AsyncClient::new(o, requests(opening.window));
         poller.set_network_options(self.network());
         Ok((client, poller))
     }
 
-    fn v5(&self, will: Message) -> Result<(v5::AsyncClient, v5::EventLoop), LinkError> {
+    fn v5(&self, opening: Opening) -> Result<(v5::AsyncClient, v5::EventLoop), LinkError> {
         use v5::mqttbytes::{QoS, v5::LastWill};
         let c = &*self.config;
-        let mut o = v5::MqttOptions::new(c.client_id.clone(), c.host.clone(), c.port);
+        let mut o = v5::MqttOptions::new(self.identity.client_id.clone(), c.host.clone(), c.port);
         o.set_keep_alive(c.keep_alive)
-            .set_clean_start(true)
-            .set_outgoing_inflight_upper_limit(c.window.saturating_add(OWN_MESSAGES))
+            .set_clean_start(!opening.persistent)
+            .set_manual_acks(true)
+            .set_outgoing_inflight_upper_limit(opening.window.saturating_add(OWN_MESSAGES))
             .set_max_packet_size(Some(INCOMING_MAX as u32))
-            .set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, true, None))
+            .set_receive_maximum(Some(ARRIVALS_MAX as u16))
             .set_connection_timeout(c.connect_timeout.as_secs().max(1))
             .set_transport(self.transport()?);
+        if opening.persistent {
+            let seconds = u32::try_from(c.session_expiry.as_secs()).unwrap_or(u32::MAX);
+            o.set_session_expiry_interval(Some(seconds));
+        }
         o.set_network_options(self.network());
-        if let Some(login) = &c.login {
+        if let Some(will) = opening.will {
+            let (qos, retain) = (QoS::AtLeastOnce, will.retain);
+            o.set_last_will(LastWill::new(will.topic, will.payload, qos, retain, None));
+        }
+        if let Some(login) = self.login() {
             o.set_credentials(login.username.clone(), login.password.clone());
         }
-        Ok(v5::AsyncClient::new(o, self.channel()))
+        Ok(v5::AsyncClient::new(o, requests(opening.window)))
     }
 
     fn network(&self) -> rumqttc::NetworkOptions {
@@ -145,10 +234,6 @@ impl MqttLink {
         // This also bounds one slow write of the 3.1.1 loop.
         network.set_connection_timeout(self.config.connect_timeout.as_secs().max(1));
         network
-    }
-
-    fn channel(&self) -> usize {
-        2 * usize::from(self.config.window) + 64
     }
 
     /// A PINGREQ goes out each keep-alive, so `poll` returns at least that often.
@@ -160,24 +245,24 @@ impl MqttLink {
 impl Link for MqttLink {
     type Session = MqttSession;
 
-    async fn connect(&mut self, will: Message) -> Result<MqttSession, LinkError> {
+    async fn connect(&mut self, opening: Opening) -> Result<MqttSession, LinkError> {
         // TCP, TLS and CONNACK each have their own share; together they never take longer.
         let patience = self.config.connect_timeout * 2;
-        let (events, received) = mpsc::channel(EVENTS_MAX);
-        let watchdog = self.watchdog();
-        match self.config.protocol {
+        let (events, told) = mpsc::channel(EVENTS_MAX);
+        let (watchdog, intake) = (self.watchdog(), Arc::new(Intake::default()));
+        let (client, packet_max, task) = match self.config.protocol {
             MqttVersion::V3_1_1 => {
-                let (client, mut poller) = self.v4(will)?;
+                let (client, mut poller) = self.v4(opening)?;
                 match timeout(patience, poller.poll()).await {
                     Ok(Ok(_)) => {}
                     Ok(Err(e)) => return Err(reason::of_v4(&e, true)),
                     Err(_) => return Err(unanswered(patience)),
                 }
-                let task = tokio::spawn(poll_v4(poller, events, watchdog));
-                Ok(MqttSession { client: Client::V4(client), events: received, packet_max: None, task })
+                let task = tokio::spawn(poll::v4(poller, events, Arc::clone(&intake), watchdog));
+                (Client::V4(client), None, task)
             }
             MqttVersion::V5 => {
-                let (client, mut poller) = self.v5(will)?;
+                let (client, mut poller) = self.v5(opening)?;
                 let packet_max = match timeout(patience, poller.poll()).await {
                     Ok(Ok(v5::Event::Incoming(v5::Incoming::ConnAck(ack)))) => {
                         ack.properties.and_then(|p| p.max_packet_size)
@@ -186,18 +271,20 @@ impl Link for MqttLink {
                     Ok(Err(e)) => return Err(reason::of_v5(&e, true)),
                     Err(_) => return Err(unanswered(patience)),
                 };
-                let task = tokio::spawn(poll_v5(poller, events, watchdog));
-                let packet_max = packet_max.map(|n| n as usize);
-                Ok(MqttSession { client: Client::V5(client), events: received, packet_max, task })
+                let task = tokio::spawn(poll::v5(poller, events, Arc::clone(&intake), watchdog));
+                (Client::V5(client), packet_max.map(|n| n as usize), task)
             }
-        }
+        };
+        Ok(MqttSession { client, told, packet_max, intake, filters: Filters::default(), task })
     }
 }
 
 pub struct MqttSession {
     client: Client,
-    events: mpsc::Receiver<Result<LinkEvent, LinkError>>,
+    told: mpsc::Receiver<Result<Told, LinkError>>,
     packet_max: Option<usize>,
+    intake: Arc<Intake>,
+    filters: Filters,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -212,20 +299,70 @@ impl Drop for MqttSession {
     }
 }
 
+/// There is room for whatever may be queued at one time; that there is none is a broken
+/// promise, and another connection mends it.
+fn full(e: impl std::fmt::Display) -> LinkError {
+    LinkError::HungUp(format!("the client takes no more: {e}"))
+}
+
 impl Session for MqttSession {
     fn packet_max(&self) -> Option<usize> {
         self.packet_max
     }
 
     fn publish(&mut self, m: Message) -> Result<(), LinkError> {
-        let full = |e: &dyn std::fmt::Display| LinkError::HungUp(format!("the client takes no more: {e}"));
         match &self.client {
             Client::V4(c) => {
-                c.try_publish(m.topic, rumqttc::QoS::AtLeastOnce, m.retain, m.payload).map_err(|e| full(&e))
+                c.try_publish(m.topic, rumqttc::QoS::AtLeastOnce, m.retain, m.payload).map_err(full)
             }
-            Client::V5(c) => c
-                .try_publish(m.topic, v5::mqttbytes::QoS::AtLeastOnce, m.retain, m.payload)
-                .map_err(|e| full(&e)),
+            Client::V5(c) => {
+                c.try_publish(m.topic, v5::mqttbytes::QoS::AtLeastOnce, m.retain, m.payload).map_err(full)
+            }
+        }
+    }
+
+    fn subscribe(&mut self, filters: &[String]) -> Result<usize, LinkError> {
+        let (packets, refused) = self.filters.split(filters);
+        let answers = packets.len() + usize::from(!refused.is_empty());
+        if !refused.is_empty() {
+            self.filters.refuse(refused);
+        }
+        for packet in packets {
+            match &self.client {
+                Client::V4(c) => {
+                    let filter =
+                        |f: &String| rumqttc::SubscribeFilter::new(f.clone(), rumqttc::QoS::AtLeastOnce);
+                    c.try_subscribe_many(packet.iter().map(filter)).map_err(full)?;
+                }
+                Client::V5(c) => {
+                    use v5::mqttbytes::{QoS, v5::Filter};
+                    let filter = |f: &String| Filter::new(f.clone(), QoS::AtLeastOnce);
+                    c.try_subscribe_many(packet.iter().map(filter)).map_err(full)?;
+                }
+            }
+            self.filters.queue(packet);
+        }
+        Ok(answers)
+    }
+
+    fn ack(&mut self, token: Token) -> Result<(), LinkError> {
+        self.intake.give_back(token.bytes, token.packet_id != 0);
+        if token.packet_id == 0 {
+            return Ok(());
+        }
+        // Only the packet id of it is looked at.
+        match &self.client {
+            Client::V4(c) => {
+                let mut of = rumqttc::Publish::new("", rumqttc::QoS::AtLeastOnce, Vec::new());
+                of.pkid = token.packet_id;
+                c.try_ack(&of).map_err(full)
+            }
+            Client::V5(c) => {
+                use v5::mqttbytes::{QoS, v5::Publish};
+                let mut of = Publish::new("", QoS::AtLeastOnce, Vec::new(), None);
+                of.pkid = token.packet_id;
+                c.try_ack(&of).map_err(full)
+            }
         }
     }
 
@@ -238,103 +375,34 @@ impl Session for MqttSession {
     }
 
     async fn events(&mut self, into: &mut Vec<LinkEvent>) -> Result<(), LinkError> {
-        let mut next = self.events.recv().await;
-        loop {
-            match next {
-                Some(Ok(event)) => into.push(event),
-                // Delivered alone, behind everything that came before it.
-                Some(Err(e)) if into.is_empty() => return Err(e),
-                Some(Err(e)) => {
-                    self.events.close();
-                    let (last, events) = mpsc::channel(1);
-                    let _ = last.try_send(Err(e));
-                    self.events = events;
-                    return Ok(());
+        if let Some(event) = self.filters.told() {
+            into.push(event);
+            return Ok(());
+        }
+        while into.is_empty() {
+            let mut next = self.told.recv().await;
+            loop {
+                match next {
+                    Some(Ok(told)) => into.extend(self.filters.event(told)),
+                    // Delivered alone, behind everything that came before it.
+                    Some(Err(e)) if into.is_empty() => return Err(e),
+                    Some(Err(e)) => {
+                        self.told.close();
+                        let (last, told) = mpsc::channel(1);
+                        let _ = last.try_send(Err(e));
+                        self.told = told;
+                        return Ok(());
+                    }
+                    None if into.is_empty() => return Err(LinkError::Stuck),
+                    None => return Ok(()),
                 }
-                None if into.is_empty() => return Err(LinkError::Stuck),
-                None => return Ok(()),
-            }
-            match self.events.try_recv() {
-                Ok(event) => next = Some(event),
-                Err(_) => return Ok(()),
+                match self.told.try_recv() {
+                    Ok(told) => next = Some(told),
+                    Err(_) => break,
+                }
             }
         }
-    }
-}
-
-async fn poll_v4(
-    mut poller: rumqttc::EventLoop,
-    events: mpsc::Sender<Result<LinkEvent, LinkError>>,
-    watchdog: Duration,
-) {
-    use rumqttc::{Event, Outgoing, Packet};
-    let translate = |event| match event {
-        Event::Outgoing(Outgoing::Publish(id)) if id != 0 => Some(LinkEvent::Sent(id)),
-        Event::Outgoing(Outgoing::Disconnect) => Some(LinkEvent::Disconnected),
-        Event::Incoming(Packet::PubAck(ack)) => Some(LinkEvent::Acked(ack.pkid)),
-        _ => None,
-    };
-    let end = loop {
-        match timeout(watchdog, poller.poll()).await {
-            Ok(Ok(event)) => {
-                if !forward(&events, translate(event)).await {
-                    return;
-                }
-            }
-            Ok(Err(e)) => {
-                // Acknowledgements that were read before the line broke are as good as any.
-                for event in std::mem::take(&mut poller.state.events) {
-                    forward(&events, translate(event)).await;
-                }
-                break reason::of_v4(&e, false);
-            }
-            Err(_) => break LinkError::Stuck,
-        }
-    };
-    let _ = events.send(Err(end)).await;
-}
-
-async fn poll_v5(
-    mut poller: v5::EventLoop,
-    events: mpsc::Sender<Result<LinkEvent, LinkError>>,
-    watchdog: Duration,
-) {
-    use rumqttc::Outgoing;
-    use v5::Event;
-    use v5::mqttbytes::v5::{Packet, PubAckReason};
-    let translate = |event| match event {
-        Event::Outgoing(Outgoing::Publish(id)) if id != 0 => Some(LinkEvent::Sent(id)),
-        Event::Outgoing(Outgoing::Disconnect) => Some(LinkEvent::Disconnected),
-        Event::Incoming(Packet::PubAck(ack)) => Some(match ack.reason {
-            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => LinkEvent::Acked(ack.pkid),
-            refused => LinkEvent::Refused(ack.pkid, format!("{refused:?}")),
-        }),
-        _ => None,
-    };
-    let end = loop {
-        match timeout(watchdog, poller.poll()).await {
-            Ok(Ok(event)) => {
-                if !forward(&events, translate(event)).await {
-                    return;
-                }
-            }
-            Ok(Err(e)) => {
-                for event in std::mem::take(&mut poller.state.events) {
-                    forward(&events, translate(event)).await;
-                }
-                break reason::of_v5(&e, false);
-            }
-            Err(_) => break LinkError::Stuck,
-        }
-    };
-    let _ = events.send(Err(end)).await;
-}
-
-/// `false`: nobody listens any more.
-async fn forward(events: &mpsc::Sender<Result<LinkEvent, LinkError>>, event: Option<LinkEvent>) -> bool {
-    match event {
-        Some(event) => events.send(Ok(event)).await.is_ok(),
-        None => true,
+        Ok(())
     }
 }
 
@@ -342,9 +410,16 @@ fn unanswered(patience: Duration) -> LinkError {
     LinkError::Unreachable(format!("no answer from the broker within {patience:?}"))
 }
 
-/// Room in the client's window for the gateway's own status messages.
+/// Requests to the client that may wait: whatever the window, the intake and the subscriptions
+/// can make at one time. The room is only taken when it is used.
+fn requests(window: u16) -> usize {
+    2 * usize::from(window) + ARRIVALS_MAX + 64
+}
+
+/// Room in the client's window for the gateway's own status messages. It never fills, so the
+/// client never stops taking acknowledgements of arrivals from its channel.
 const OWN_MESSAGES: u16 = 16;
-/// Nothing large comes down. Bytes.
+/// Largest message that may come down. Bytes.
 const INCOMING_MAX: usize = 256 * 1024;
 /// Topic and MQTT header on top of a payload. Bytes.
 const HEADER_MAX: usize = 66 * 1024;

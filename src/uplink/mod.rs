@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::link::{Link, LinkError, Message};
+use self::link::{Link, LinkError, Message, Opening};
 use self::suspect::{Suspect, Verdict};
 use crate::backoff::Backoff;
 use crate::config;
@@ -72,12 +72,13 @@ impl<L: Link> Uplink<L> {
             } else {
                 format!("offline: {said}")
             });
-            let will = self.status(false);
+            let will = Some(self.status(false));
+            let opening = Opening { will, persistent: false, window: self.config.window };
             let begun = Instant::now();
             let why = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                connected = self.link.connect(will) => match connected {
+                connected = self.link.connect(opening) => match connected {
                     Err(why) => why,
                     Ok(session) => {
                         self.metrics.uplink.connects.add(1);
@@ -108,6 +109,7 @@ impl<L: Link> Uplink<L> {
                 LinkError::TlsRefused(_) | LinkError::AuthRefused(_) | LinkError::TakenOver => {
                     wait = wait.max(self.config.reconnect_max / 2);
                 }
+                LinkError::Overrun => wait = Duration::ZERO,
                 // MQTT 3.1.1 has no word for a take-over: two clients with one id throw each
                 // other out, and what both see is a broker that hangs up at once.
                 LinkError::HungUp(_) if short_lives >= SHORT_LIVES => {

@@ -262,7 +262,8 @@ impl<L: Link> Uplink<L> {
         event: LinkEvent,
     ) -> Result<Result<(), LinkError>, Error> {
         match event {
-            LinkEvent::Disconnected => {}
+            LinkEvent::Disconnected | LinkEvent::Alive | LinkEvent::Subscribed { .. } => {}
+            LinkEvent::Arrived { token, .. } => return Ok(run.session.ack(token)),
             LinkEvent::Sent(packet_id) => {
                 if !run.window.sent(packet_id) {
                     let why = format!("the client sent packet {packet_id} that nobody published");

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use fieldgate::uplink::link::{Link, LinkError, LinkEvent, Message, Session};
+use fieldgate::uplink::link::{Link, LinkError, LinkEvent, Message, Opening, Session, Token};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -22,21 +22,23 @@ pub struct NearSession {
 }
 
 struct Ask {
-    will: Message,
+    opening: Opening,
     answer: oneshot::Sender<Result<NearSession, LinkError>>,
 }
 
 enum Out {
     Publish(Message),
+    Subscribe(Vec<String>),
+    Ack(u16),
     Disconnect,
 }
 
 impl Link for NearLink {
     type Session = NearSession;
 
-    async fn connect(&mut self, will: Message) -> Result<NearSession, LinkError> {
+    async fn connect(&mut self, opening: Opening) -> Result<NearSession, LinkError> {
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask { will, answer }).expect("the test is there");
+        self.asks.send(Ask { opening, answer }).expect("the test is there");
         match answered.await {
             Ok(answer) => answer,
             Err(_) => std::future::pending().await,
@@ -51,6 +53,15 @@ impl Session for NearSession {
 
     fn publish(&mut self, message: Message) -> Result<(), LinkError> {
         self.out.send(Out::Publish(message)).map_err(|_| LinkError::HungUp("closed".into()))
+    }
+
+    fn subscribe(&mut self, filters: &[String]) -> Result<usize, LinkError> {
+        let out = Out::Subscribe(filters.to_vec());
+        self.out.send(out).map(|()| 1).map_err(|_| LinkError::HungUp("closed".into()))
+    }
+
+    fn ack(&mut self, token: Token) -> Result<(), LinkError> {
+        self.out.send(Out::Ack(token.packet_id)).map_err(|_| LinkError::HungUp("closed".into()))
     }
 
     fn disconnect(&mut self) {
@@ -91,7 +102,7 @@ impl Far {
         let (events, received) = mpsc::unbounded_channel();
         let session = NearSession { out, events: received, packet_max: self.packet_max };
         assert!(ask.answer.send(Ok(session)).is_ok(), "the uplink waits for its connection");
-        Conn { will: ask.will, published, events, packet_id: 0 }
+        Conn { opening: ask.opening, published, events, packet_id: 0 }
     }
 
     pub async fn refuse(&mut self, why: LinkError) {
@@ -107,7 +118,7 @@ impl Far {
 
 /// The broker's end of one connection.
 pub struct Conn {
-    pub will: Message,
+    pub opening: Opening,
     published: mpsc::UnboundedReceiver<Out>,
     events: mpsc::UnboundedSender<Result<LinkEvent, LinkError>>,
     packet_id: u16,
@@ -140,7 +151,36 @@ impl Conn {
                 self.say(LinkEvent::Disconnected);
                 None
             }
-            Ok(None) | Err(_) => None,
+            // Whoever wants to see these asks for them.
+            Ok(Some(Out::Subscribe(_) | Out::Ack(_)) | None) | Err(_) => None,
+        }
+    }
+
+    /// The filters of the next SUBSCRIBE.
+    pub async fn filters(&mut self) -> Vec<String> {
+        match timeout(Duration::from_secs(10), self.published.recv()).await {
+            Ok(Some(Out::Subscribe(filters))) => filters,
+            _ => panic!("no SUBSCRIBE"),
+        }
+    }
+
+    /// The broker took so many filters of it, and refused these.
+    pub fn subscribed(&self, held: usize, refused: &[(&str, &str)]) {
+        let refused = refused.iter().map(|(f, why)| (f.to_string(), why.to_string())).collect();
+        self.say(LinkEvent::Subscribed { held, refused });
+    }
+
+    pub fn arrive(&self, packet_id: u16, topic: &str, payload: &[u8]) {
+        let token = Token { packet_id, bytes: payload.len() };
+        self.say(LinkEvent::Arrived { topic: topic.into(), payload: payload.to_vec(), token });
+    }
+
+    /// The packet id of the next PUBACK from the uplink. `None`: silence for ten seconds.
+    pub async fn ack(&mut self) -> Option<u16> {
+        match timeout(Duration::from_secs(10), self.published.recv()).await {
+            Ok(Some(Out::Ack(packet_id))) => Some(packet_id),
+            Ok(Some(Out::Publish(message))) => panic!("a publish instead: {message:?}"),
+            _ => None,
         }
     }
 

@@ -47,6 +47,7 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
     let connect_timeout =
         reader.span("connect_timeout", raw.connect_timeout, SECOND * 10, Duration::from_millis(100)..=HOUR);
     let status_interval = reader.span("status_interval", raw.status_interval, SECOND * 60, SECOND..=DAY);
+    let session_expiry = reader.span("session_expiry", raw.session_expiry, HOUR, SECOND..=DAY * 7);
     let window = reader.number("window", raw.window, 100, 1..=65_535);
     let payload_max = reader.size("payload_max", raw.payload_max, 128 << 10, 1 << 10..=16 << 20);
     let messages = raw.messages_per_second.filter(|n| *n > 0);
@@ -71,6 +72,7 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
         keep_alive,
         connect_timeout,
         window,
+        session_expiry,
         topic,
         status_topic,
         status_interval,
