@@ -52,6 +52,11 @@ pub fn run(path: Option<&Path>, which: Which, as_json: bool) -> ExitCode {
 pub fn merged(layered: &Layered) -> Value {
     let mut uplink = layered.uplink.raw.clone();
     uplink.password = uplink.password.map(|_| REDACTED.to_owned());
+    if let Some(authorizer) = &mut uplink.authorizer {
+        for secret in [&mut authorizer.token, &mut authorizer.signature] {
+            *secret = secret.take().map(|_| REDACTED.to_owned());
+        }
+    }
     let devices = layered.devices.iter().map(|device| {
         let mut table = json!(device.raw);
         table["point"] = device.points.iter().map(|p| json!(p.raw)).collect();

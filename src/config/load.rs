@@ -229,7 +229,7 @@ pub fn section<T: Table>(table: &toml::Table, place: &Place, report: &mut Report
 
 /// A value that no message may repeat.
 fn is_secret(key: &str) -> bool {
-    key == "password"
+    matches!(key, "password" | "token" | "signature")
 }
 
 /// The tables of the list `[[key]]`, with their places.
@@ -309,10 +309,21 @@ fn checked(name: &str, table: &toml::Table, root: &Place, report: &mut Report) -
         let good: T = section(t, p, r);
         toml::Table::try_from(good).unwrap_or_default()
     }
+    fn inner<T: Table + serde::Serialize>(key: &str, of: &mut toml::Table, p: &Place, r: &mut Report) {
+        if let Some(toml::Value::Table(table)) = of.get_mut(key) {
+            *table = strict::<T>(table, &p.child(key), r);
+        }
+    }
     let place = root.child(name);
     match name {
         "gateway" => strict::<raw::Gateway>(table, &place, report),
-        "uplink" => strict::<raw::Uplink>(table, &place, report),
+        "uplink" => {
+            // Key by key also inside, so that a mistake costs no more and shows no secret.
+            let mut table = table.clone();
+            inner::<raw::Authorizer>("authorizer", &mut table, &place, report);
+            inner::<raw::SigV4>("sigv4", &mut table, &place, report);
+            strict::<raw::Uplink>(&table, &place, report)
+        }
         "store" => strict::<raw::Store>(table, &place, report),
         "shadow" => strict::<raw::Shadow>(table, &place, report),
         _ => strict::<raw::Log>(table, &place, report),

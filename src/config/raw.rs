@@ -64,6 +64,8 @@ table!(
         username: String,
         password: String,
         password_file: PathBuf,
+        authorizer: Authorizer,
+        sigv4: SigV4,
         keep_alive: Span,
         connect_timeout: Span,
         window: u16,
@@ -77,6 +79,31 @@ table!(
         backlog_messages_per_second: u32,
         reconnect_min: Span,
         reconnect_max: Span,
+    }
+);
+
+table!(
+    /// `[uplink.authorizer]`
+    Authorizer {
+        name: String,
+        token_key: String,
+        token: String,
+        token_file: PathBuf,
+        signature: String,
+        signature_file: PathBuf,
+    }
+);
+
+table!(
+    /// `[uplink.sigv4]`
+    SigV4 {
+        region: String,
+        source: KeySource,
+        access_key_id: String,
+        secret_access_key_file: PathBuf,
+        endpoint: String,
+        role_alias: String,
+        thing: String,
     }
 );
 
@@ -284,6 +311,11 @@ macro_rules! words {
 }
 
 words!(Protocol { V5 = "5", V3 = "3.1.1" });
+words!(KeySource {
+    Static = "static",
+    Environment = "environment",
+    CredentialsProvider = "credentials-provider",
+});
 words!(Durability { Commit = "commit", Interval = "interval" });
 words!(Dialect { None = "none", Plain = "plain", Aws = "aws" });
 words!(Direction { Both = "both", ToCloud = "to-cloud", ToDevice = "to-device" });

@@ -8,6 +8,7 @@
 //! The way of a device: raw table (model laid under it) → names and bus → timing and limits
 //! → its points one by one → `Device`; the buses get their devices last.
 
+pub mod access;
 pub mod bus;
 pub mod device;
 pub mod names;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::access::{self, Spot};
 use super::values::{DAY, HOUR, Reader, SECOND};
 use crate::config::errors::{Place, Report};
 use crate::config::load::{Layered, Placed};
@@ -14,12 +15,15 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
     let address = address(raw.url.as_deref(), place, report);
     let host = address.as_ref().map_or("", |a| a.host.as_str());
     let is_tls = address.as_ref().is_none_or(|a| a.tls);
-    if address.is_some() {
-        plain_or_tls(raw, is_tls, place, report);
+    if let Some(address) = &address {
+        plain_or_tls(raw, address, place, report);
     }
-    let tls = tls(raw, host, &layered.directory, place, report);
-    let security = if is_tls { Security::Tls(tls) } else { Security::Plain };
+    let mut tls = tls(raw, host, &layered.directory, place, report);
     let login = login(raw, &layered.directory, place, report);
+    let spot = Spot { raw, address: address.as_ref(), directory: &layered.directory, place };
+    let login = access::authorizer(&spot, login, &mut tls, report);
+    let websocket = access::websocket(&spot, &tls, report);
+    let security = if is_tls { Security::Tls(tls) } else { Security::Plain };
     let topic = template(
         raw.topic.as_deref(),
         "topic",
@@ -69,6 +73,7 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
         client_id,
         security,
         login,
+        websocket,
         keep_alive,
         connect_timeout,
         window,
@@ -95,13 +100,23 @@ fn client_id(raw: &raw::Uplink, gateway: &GatewayName, place: &Place, report: &m
     client_id
 }
 
-struct Address {
-    host: String,
-    port: u16,
-    tls: bool,
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+    pub tls: bool,
+    pub websocket: bool,
+}
+
+impl Address {
+    /// The schemes with and without TLS.
+    fn schemes(&self) -> [&'static str; 2] {
+        if self.websocket { ["wss://", "ws://"] } else { ["mqtts://", "mqtt://"] }
+    }
 }
 
 const URL_HELP: &str = "write \"mqtts://HOST\" or \"mqtts://HOST:PORT\"";
+/// The only path that brokers serve MQTT under.
+const WEBSOCKET_PATH: &str = "/mqtt";
 
 fn address(url: Option<&str>, place: &Place, report: &mut Report) -> Option<Address> {
     let Some(url) = url else {
@@ -121,11 +136,13 @@ fn parse_url(url: &str) -> Result<Address, (String, String)> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err((format!("\"{url}\" is not a URL"), URL_HELP.into()));
     };
-    let (tls, default_port) = match scheme {
-        "mqtts" => (true, 8883),
-        "mqtt" => (false, 1883),
+    let (tls, websocket, default_port) = match scheme {
+        "mqtts" => (true, false, 8883),
+        "mqtt" => (false, false, 1883),
+        "wss" => (true, true, 443),
+        "ws" => (false, true, 80),
         other => {
-            let help = format!("{}; {URL_HELP}", text::suggest(other, ["mqtts", "mqtt"]));
+            let help = format!("{}; {URL_HELP}", text::suggest(other, ["mqtts", "mqtt", "wss", "ws"]));
             return Err((format!("the scheme \"{other}\" is not served"), help));
         }
     };
@@ -135,6 +152,7 @@ fn parse_url(url: &str) -> Result<Address, (String, String)> {
             "use username and password_file".into(),
         ));
     }
+    let rest = rest.strip_suffix(WEBSOCKET_PATH).filter(|_| websocket).unwrap_or(rest);
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
         Some((host, port)) => (host, port.strip_prefix(':')),
@@ -150,18 +168,20 @@ fn parse_url(url: &str) -> Result<Address, (String, String)> {
             _ => return Err((format!("\"{port}\" is not a port"), "1 to 65535".into())),
         },
     };
-    Ok(Address { host: host.to_owned(), port, tls })
+    Ok(Address { host: host.to_owned(), port, tls, websocket })
 }
 
-fn plain_or_tls(raw: &raw::Uplink, is_tls: bool, place: &Place, report: &mut Report) {
-    match (is_tls, raw.insecure.unwrap_or(false)) {
+fn plain_or_tls(raw: &raw::Uplink, address: &Address, place: &Place, report: &mut Report) {
+    let [secure, plain] = address.schemes();
+    match (address.tls, raw.insecure.unwrap_or(false)) {
         (true, true) => {
-            let help = "remove insecure, or write mqtt:// if the broker has no TLS";
-            report.error(place, "insecure", "contradicts mqtts://", help);
+            let help = format!("remove insecure, or write {plain} if the broker has no TLS");
+            report.error(place, "insecure", format!("contradicts {secure}"), help);
         }
         (false, false) => {
-            let help = "write mqtts://, or insecure = true to send readings and password in the clear";
-            report.error(place, "url", "mqtt:// is not encrypted", help);
+            let help =
+                format!("write {secure}, or insecure = true to send readings and password in the clear");
+            report.error(place, "url", format!("{plain} is not encrypted"), help);
         }
         (false, true) => {
             let why = "has no meaning without TLS";
@@ -172,7 +192,7 @@ fn plain_or_tls(raw: &raw::Uplink, is_tls: bool, place: &Place, report: &mut Rep
                 ("server_name", raw.server_name.is_some()),
                 ("alpn", raw.alpn.as_ref().is_some_and(|a| !a.is_empty())),
             ];
-            Reader { place, report }.refuse(why, "remove it, or write mqtts://", &keys);
+            Reader { place, report }.refuse(why, &format!("remove it, or write {secure}"), &keys);
             report.warn(place, "insecure", "readings and password are sent in the clear");
         }
         (true, false) => {}
@@ -258,6 +278,27 @@ fn warn_if_readable(path: &Path, key: &str, place: &Place, report: &mut Report) 
     }
 }
 
+/// The text of a file that holds nothing but one secret, without its newline.
+pub fn secret_file(
+    file: &Path,
+    key: &str,
+    directory: &Path,
+    place: &Place,
+    report: &mut Report,
+) -> Option<String> {
+    let file = directory.join(file);
+    warn_if_readable(&file, key, place, report);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Some(text.trim_end_matches(['\n', '\r']).to_owned()),
+        Err(e) => {
+            let what = if key == "password_file" { "the password" } else { "the secret" };
+            let message = format!("{} cannot be read: {e}", file.display());
+            report.error(place, key, message, format!("name a text file that holds nothing but {what}"));
+            None
+        }
+    }
+}
+
 fn login(raw: &raw::Uplink, directory: &Path, place: &Place, report: &mut Report) -> Option<Login> {
     let username = raw.username.clone().filter(|u| !u.is_empty());
     let file = raw.password_file.as_deref().filter(|p| !p.as_os_str().is_empty());
@@ -267,23 +308,7 @@ fn login(raw: &raw::Uplink, directory: &Path, place: &Place, report: &mut Report
     }
     let password = match file {
         None => given,
-        Some(file) => {
-            let file = directory.join(file);
-            warn_if_readable(&file, "password_file", place, report);
-            match std::fs::read_to_string(&file) {
-                Ok(text) => Some(text.trim_end_matches(['\n', '\r']).to_owned()),
-                Err(e) => {
-                    let message = format!("{} cannot be read: {e}", file.display());
-                    report.error(
-                        place,
-                        "password_file",
-                        message,
-                        "name a text file that holds nothing but the password",
-                    );
-                    None
-                }
-            }
-        }
+        Some(file) => secret_file(file, "password_file", directory, place, report),
     };
     match (username, password) {
         (Some(username), password) => Some(Login { username, password: password.unwrap_or_default() }),

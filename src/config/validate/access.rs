@@ -1,0 +1,254 @@
+//! How the uplink proves who it is, beyond a certificate: a custom authorizer's token, or a
+//! signed WebSocket URL.
+
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::uplink::{Address, secret_file};
+use super::values::Reader;
+use crate::config::errors::{Place, Report};
+use crate::config::{CredentialsProvider, KeySource, Login, SigV4, Tls, WebSocket, raw};
+use crate::model::thing::ThingName;
+use crate::wire::{authorizer, role};
+
+const REGION_HELP: &str = "for instance region = \"eu-central-1\"";
+
+/// Where the checks of `[uplink]` stand.
+pub struct Spot<'a> {
+    pub raw: &'a raw::Uplink,
+    pub address: Option<&'a Address>,
+    pub directory: &'a Path,
+    pub place: &'a Place,
+}
+
+/// The login with the authorizer's token in its user name.
+pub fn authorizer(
+    spot: &Spot<'_>,
+    login: Option<Login>,
+    tls: &mut Tls,
+    report: &mut Report,
+) -> Option<Login> {
+    let Some(raw) = &spot.raw.authorizer else { return login };
+    let place = spot.place;
+    let token = text_or_file(
+        spot,
+        ("authorizer.token", raw.token.as_deref()),
+        ("authorizer.token_file", raw.token_file.as_deref()),
+        report,
+    );
+    let signature = text_or_file(
+        spot,
+        ("authorizer.signature", raw.signature.as_deref()),
+        ("authorizer.signature_file", raw.signature_file.as_deref()),
+        report,
+    );
+    if let Some(name) = raw.name.as_deref().filter(|n| !authorizer::is_name(n)) {
+        let help = "1 to 128 of the characters a-z A-Z 0-9 _ = , @ -";
+        report.error(place, "authorizer.name", format!("\"{name}\" is no authorizer's name"), help);
+    }
+    let has_token = raw.token.is_some() || raw.token_file.is_some();
+    match (&raw.token_key, has_token) {
+        (None, true) => {
+            let help = "write token_key = \"...\", the tokenKeyName of the authorizer";
+            report.error(place, "authorizer", "a token without its key", help);
+        }
+        (Some(_), false) => {
+            let help = "write token_file = \"FILE\"";
+            report.error(place, "authorizer.token_key", "a key without a token", help);
+        }
+        _ => {}
+    }
+    if signature.is_some() && !has_token {
+        let help = "write token_key and token_file";
+        report.error(place, "authorizer", "a signature without the token that it signs", help);
+    }
+    if signature.as_deref().is_some_and(|s| !authorizer::is_signature(s)) {
+        let key = if raw.signature.is_some() { "authorizer.signature" } else { "authorizer.signature_file" };
+        report.error(place, key, "the signature is not base64", "RSA with SHA-256 over the token, in base64");
+    }
+    let login = login.unwrap_or(Login { username: String::new(), password: String::new() });
+    if login.username.contains('?') {
+        report.error(place, "username", "holds a \"?\"", "the query is written by [uplink.authorizer]");
+    }
+    alpn(spot, tls, report);
+    let username = authorizer::username(authorizer::Parts {
+        username: &login.username,
+        name: raw.name.as_deref(),
+        signature: signature.as_deref().map(String::as_str),
+        token: raw.token_key.as_deref().zip(token.as_deref().map(String::as_str)),
+    });
+    if username.len() > authorizer::USERNAME_MAX {
+        report.error(place, "authorizer", "token and signature are longer than a user name can be", "65535 bytes");
+    }
+    Some(Login { username: String::clone(&username), password: login.password })
+}
+
+/// On port 443 the cloud tells by ALPN who asks for what.
+fn alpn(spot: &Spot<'_>, tls: &mut Tls, report: &mut Report) {
+    let Some(address) = spot.address.filter(|a| a.tls && !a.websocket && a.port == 443) else { return };
+    match &spot.raw.alpn {
+        None => tls.alpn = vec!["mqtt".into()],
+        Some(alpn) if !alpn.iter().any(|a| a == "mqtt") => {
+            let why = format!("a custom authorizer at {}:443 asks for alpn = [\"mqtt\"]", address.host);
+            report.warn(spot.place, "alpn", why);
+        }
+        Some(_) => {}
+    }
+}
+
+pub fn websocket(spot: &Spot<'_>, tls: &Tls, report: &mut Report) -> Option<WebSocket> {
+    let Spot { raw, place, .. } = *spot;
+    let on = spot.address.is_some_and(|a| a.websocket);
+    if on && !cfg!(feature = "websocket") {
+        let help = "build it with `--features websocket`, or write mqtts://";
+        report.error(place, "url", "this fieldgate has no WebSocket", help);
+    }
+    let sigv4 = raw.sigv4.as_ref().and_then(|sigv4| {
+        if spot.address.is_some_and(|a| !a.websocket || !a.tls) {
+            let help = "write url = \"wss://HOST\"";
+            report.error(place, "sigv4", "a signed URL needs WebSocket and TLS", help);
+        }
+        if raw.authorizer.is_some() {
+            report.error(place, "sigv4", "is given beside authorizer", "keep one of the two");
+        }
+        sigv4_of(spot, sigv4, tls, report)
+    });
+    on.then_some(WebSocket { sigv4 })
+}
+
+fn sigv4_of(spot: &Spot<'_>, raw: &raw::SigV4, tls: &Tls, report: &mut Report) -> Option<SigV4> {
+    let place = spot.place;
+    let of_host = spot.address.and_then(|a| region_of(&a.host));
+    let region = raw.region.as_deref().or(of_host).unwrap_or_default().to_owned();
+    let is_region = region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if region.is_empty() || !is_region {
+        let key = if raw.region.is_some() { "sigv4.region" } else { "sigv4" };
+        let message = match region.is_empty() {
+            true => "there is no region, and the host name tells none".to_owned(),
+            false => format!("\"{region}\" is no region"),
+        };
+        report.error(place, key, message, REGION_HELP);
+    }
+    let of_static = [
+        ("sigv4.access_key_id", raw.access_key_id.is_some()),
+        ("sigv4.secret_access_key_file", raw.secret_access_key_file.is_some()),
+    ];
+    let of_provider = [
+        ("sigv4.endpoint", raw.endpoint.is_some()),
+        ("sigv4.role_alias", raw.role_alias.is_some()),
+        ("sigv4.thing", raw.thing.is_some()),
+    ];
+    let mut refuse = |keys: &[(&str, bool)]| {
+        let (why, help) = ("has no meaning with this source", "remove it, or change sigv4.source");
+        Reader { place, report: &mut *report }.refuse(why, help, keys);
+    };
+    let source = match raw.source {
+        None => {
+            let help = "one of \"static\", \"environment\", \"credentials-provider\"";
+            report.error(place, "sigv4", "the source of the keys is missing", format!("source: {help}"));
+            return None;
+        }
+        Some(raw::KeySource::Static) => {
+            refuse(&of_provider);
+            static_keys(spot, raw, report)?
+        }
+        Some(raw::KeySource::Environment) => {
+            refuse(&of_static);
+            refuse(&of_provider);
+            KeySource::Environment
+        }
+        Some(raw::KeySource::CredentialsProvider) => {
+            refuse(&of_static);
+            KeySource::Provider(provider(spot, raw, tls, report)?)
+        }
+    };
+    Some(SigV4 { region, source })
+}
+
+fn static_keys(spot: &Spot<'_>, raw: &raw::SigV4, report: &mut Report) -> Option<KeySource> {
+    let access_key_id = raw.access_key_id.clone().filter(|id| !id.is_empty());
+    if access_key_id.is_none() {
+        let help = "write access_key_id = \"AKIA...\"";
+        report.error(spot.place, "sigv4", "there is no access_key_id", help);
+    }
+    let Some(file) = raw.secret_access_key_file.as_deref() else {
+        let help = "write secret_access_key_file = \"FILE\"";
+        report.error(spot.place, "sigv4", "there is no secret_access_key_file", help);
+        return None;
+    };
+    let secret = secret_file(file, "sigv4.secret_access_key_file", spot.directory, spot.place, report)?;
+    Some(KeySource::Static { access_key_id: access_key_id?, secret_access_key: Zeroizing::new(secret) })
+}
+
+fn provider(spot: &Spot<'_>, raw: &raw::SigV4, tls: &Tls, report: &mut Report) -> Option<CredentialsProvider> {
+    let place = spot.place;
+    let help = "write endpoint = \"PREFIX.credentials.iot.REGION.amazonaws.com\"";
+    let endpoint = match raw.endpoint.as_deref() {
+        None => {
+            report.error(place, "sigv4", "there is no endpoint of the credentials provider", help);
+            None
+        }
+        Some(text) => {
+            let parsed = endpoint(text);
+            if parsed.is_none() {
+                report.error(place, "sigv4.endpoint", format!("\"{text}\" is not host and port"), help);
+            }
+            parsed
+        }
+    };
+    let alias = raw.role_alias.clone().unwrap_or_default();
+    if !role::is_alias(&alias) {
+        let key = if raw.role_alias.is_some() { "sigv4.role_alias" } else { "sigv4" };
+        let help = "role_alias: 1 to 128 of the characters a-z A-Z 0-9 _ = , @ -";
+        report.error(place, key, format!("\"{alias}\" is no role alias"), help);
+    }
+    let thing = raw.thing.as_deref().and_then(|text| match ThingName::parse(text) {
+        Ok(thing) => Some(thing),
+        Err(e) => {
+            report.error(place, "sigv4.thing", e.to_string(), "the thing of the uplink's certificate");
+            None
+        }
+    });
+    if spot.raw.certificate.is_none() || spot.raw.key.is_none() {
+        let help = "write uplink.certificate and uplink.key";
+        report.error(place, "sigv4", "the credentials provider asks for a certificate", help);
+    }
+    let (host, port) = endpoint?;
+    let tls = Tls { server_name: host.clone(), alpn: Vec::new(), ..tls.clone() };
+    Some(CredentialsProvider { host, port, role_alias: alias, thing, tls })
+}
+
+/// `[https://]HOST[:PORT]`.
+fn endpoint(text: &str) -> Option<(String, u16)> {
+    let rest = text.strip_prefix("https://").unwrap_or(text);
+    let (host, port) = match rest.strip_suffix('/').unwrap_or(rest).split_once(':') {
+        Some((host, port)) => (host, port.parse().ok().filter(|p| *p > 0)?),
+        None => (rest.strip_suffix('/').unwrap_or(rest), 443),
+    };
+    rustls_pki_types::ServerName::try_from(host).is_ok().then(|| (host.to_owned(), port))
+}
+
+/// `PREFIX.iot.REGION.amazonaws.com`.
+fn region_of(host: &str) -> Option<&str> {
+    let (region, rest) = host.split_once(".iot.")?.1.split_once('.')?;
+    rest.starts_with("amazonaws.com").then_some(region)
+}
+
+/// A secret that stands in the configuration, or in a file of its own.
+fn text_or_file(
+    spot: &Spot<'_>,
+    (key, given): (&str, Option<&str>),
+    (file_key, file): (&str, Option<&Path>),
+    report: &mut Report,
+) -> Option<Zeroizing<String>> {
+    let given = given.filter(|text| !text.is_empty());
+    let file = file.filter(|path| !path.as_os_str().is_empty());
+    if given.is_some() && file.is_some() {
+        report.error(spot.place, key, "is given beside its file", "keep one of the two");
+    }
+    match file {
+        None => given.map(|text| Zeroizing::new(text.to_owned())),
+        Some(file) => secret_file(file, file_key, spot.directory, spot.place, report).map(Zeroizing::new),
+    }
+}
