@@ -16,8 +16,12 @@
 //! PUBACKs never stand behind an arrival. What keeps the intake bounded is said in `intake`.
 
 mod intake;
+#[cfg(feature = "websocket")]
+mod keys;
 mod poll;
 mod reason;
+#[cfg(feature = "websocket")]
+mod websocket;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,6 +36,10 @@ use self::intake::{ARRIVALS_MAX, Intake};
 use self::poll::{Filters, Told};
 use crate::config::{self, MqttVersion, Security};
 use crate::identity::tls;
+#[cfg(feature = "websocket")]
+use crate::model::time::Clock;
+#[cfg(feature = "websocket")]
+use crate::wire::sigv4;
 
 /// What ended a connection, named by what the uplink does next.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -151,28 +159,96 @@ pub trait Session: Send {
 pub struct MqttLink {
     config: Arc<config::Uplink>,
     identity: Identity,
+    /// What signs the URL, if it is signed.
+    #[cfg(feature = "websocket")]
+    keys: Option<keys::Keyring>,
+}
+
+/// What the client dials, and what has to live as long as its connection.
+struct Way {
+    host: String,
+    port: u16,
+    transport: Transport,
+    #[cfg(feature = "websocket")]
+    bridge: Option<websocket::Bridge>,
 }
 
 impl MqttLink {
     pub fn new(config: Arc<config::Uplink>, identity: Identity) -> MqttLink {
-        MqttLink { config, identity }
+        #[cfg(feature = "websocket")]
+        let keys = {
+            let sigv4 = config.websocket.as_ref().and_then(|w| w.sigv4.as_ref());
+            sigv4.map(|s| keys::Keyring::new(s.source.clone()))
+        };
+        MqttLink {
+            config,
+            identity,
+            #[cfg(feature = "websocket")]
+            keys,
+        }
     }
 
     /// The gateway's own connection, as `[uplink]` describes it.
     pub fn gateway(config: Arc<config::Uplink>) -> MqttLink {
         let identity = Identity { client_id: config.client_id.clone(), credential: Credential::Config };
-        MqttLink { config, identity }
+        MqttLink::new(config, identity)
     }
 
-    fn transport(&self) -> Result<Transport, LinkError> {
-        let tls = match (&self.config.security, &self.identity.credential) {
-            (Security::Plain, _) => return Ok(Transport::Tcp),
+    /// `None`: without TLS.
+    fn tls(&self) -> Result<Option<Arc<ClientConfig>>, LinkError> {
+        Ok(Some(match (&self.config.security, &self.identity.credential) {
+            (Security::Plain, _) => return Ok(None),
             (Security::Tls(_), Credential::Tls(config)) => Arc::clone(config),
             (Security::Tls(tls), Credential::Config) => {
                 tls::client_config(tls).map_err(|e| LinkError::TlsRefused(e.to_string()))?
             }
+        }))
+    }
+
+    async fn way(&mut self) -> Result<Way, LinkError> {
+        let tls = self.tls()?;
+        #[cfg(feature = "websocket")]
+        if self.config.websocket.is_some() {
+            return self.websocket(tls).await;
+        }
+        let transport = match tls {
+            None => Transport::Tcp,
+            Some(tls) => Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(tls)),
         };
-        Ok(Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(tls)))
+        Ok(Way {
+            host: self.config.host.clone(),
+            port: self.config.port,
+            transport,
+            #[cfg(feature = "websocket")]
+            bridge: None,
+        })
+    }
+
+    /// Opens the WebSocket, signed if there are keys; the client dials its near end.
+    #[cfg(feature = "websocket")]
+    async fn websocket(&mut self, tls: Option<Arc<ClientConfig>>) -> Result<Way, LinkError> {
+        let c = Arc::clone(&self.config);
+        let patience = c.connect_timeout;
+        let url = match (&mut self.keys, c.websocket.as_ref().and_then(|w| w.sigv4.as_ref())) {
+            (Some(keyring), Some(sigv4)) => {
+                let now = Clock::System.now();
+                // Before a request for keys: the clock that is not set may know no certificate.
+                let target = sigv4::Target { host: &c.host, port: c.port, region: &sigv4.region };
+                sigv4::is_signable(now).map_err(|e| LinkError::Unreachable(e.to_string()))?;
+                let keys = keyring.keys(now).await?;
+                sigv4::presigned(target, keys.as_signing(), now)
+                    .map_err(|e| LinkError::Unreachable(e.to_string()))?
+            }
+            _ => sigv4::unsigned(tls.is_some(), &c.host, c.port),
+        };
+        let server_name = match &c.security {
+            Security::Tls(tls) => tls.server_name.as_str(),
+            Security::Plain => c.host.as_str(),
+        };
+        let opened = websocket::open(&c.host, c.port, server_name, tls, &url);
+        let bridge = timeout(patience, opened).await.map_err(|_| unanswered(patience))??;
+        let host = bridge.place.to_string_lossy().into_owned();
+        Ok(Way { host, port: c.port, transport: Transport::Unix, bridge: Some(bridge) })
     }
 
     /// A user name belongs to the gateway; who has a certificate of its own needs none.
@@ -180,15 +256,15 @@ impl MqttLink {
         self.config.login.as_ref().filter(|_| matches!(self.identity.credential, Credential::Config))
     }
 
-    fn v4(&self, opening: Opening) -> Result<(rumqttc::AsyncClient, rumqttc::EventLoop), LinkError> {
+    fn v4(&self, way: &Way, opening: Opening) -> (rumqttc::AsyncClient, rumqttc::EventLoop) {
         let c = &*self.config;
-        let mut o = rumqttc::MqttOptions::new(self.identity.client_id.clone(), c.host.clone(), c.port);
+        let mut o = rumqttc::MqttOptions::new(self.identity.client_id.clone(), way.host.clone(), way.port);
         o.set_keep_alive(c.keep_alive)
             .set_clean_session(!opening.persistent)
             .set_manual_acks(true)
             .set_inflight(opening.window.saturating_add(OWN_MESSAGES))
             .set_max_packet_size(INCOMING_MAX, c.payload_max + HEADER_MAX)
-            .set_transport(self.transport()?);
+            .set_transport(way.transport.clone());
         if let Some(will) = opening.will {
             let (qos, retain) = (rumqttc::QoS::AtLeastOnce, will.retain);
             o.set_last_will(rumqttc::LastWill::new(will.topic, will.payload, qos, retain));
@@ -198,13 +274,13 @@ impl MqttLink {
         }
         let (client, mut poller) = rumqttc::AsyncClient::new(o, requests(opening.window));
         poller.set_network_options(self.network());
-        Ok((client, poller))
+        (client, poller)
     }
 
-    fn v5(&self, opening: Opening) -> Result<(v5::AsyncClient, v5::EventLoop), LinkError> {
+    fn v5(&self, way: &Way, opening: Opening) -> (v5::AsyncClient, v5::EventLoop) {
         use v5::mqttbytes::{QoS, v5::LastWill};
         let c = &*self.config;
-        let mut o = v5::MqttOptions::new(self.identity.client_id.clone(), c.host.clone(), c.port);
+        let mut o = v5::MqttOptions::new(self.identity.client_id.clone(), way.host.clone(), way.port);
         o.set_keep_alive(c.keep_alive)
             .set_clean_start(!opening.persistent)
             .set_manual_acks(true)
@@ -212,7 +288,7 @@ impl MqttLink {
             .set_max_packet_size(Some(INCOMING_MAX as u32))
             .set_receive_maximum(Some(ARRIVALS_MAX as u16))
             .set_connection_timeout(c.connect_timeout.as_secs().max(1))
-            .set_transport(self.transport()?);
+            .set_transport(way.transport.clone());
         if opening.persistent {
             let seconds = u32::try_from(c.session_expiry.as_secs()).unwrap_or(u32::MAX);
             o.set_session_expiry_interval(Some(seconds));
@@ -225,7 +301,7 @@ impl MqttLink {
         if let Some(login) = self.login() {
             o.set_credentials(login.username.clone(), login.password.clone());
         }
-        Ok(v5::AsyncClient::new(o, requests(opening.window)))
+        v5::AsyncClient::new(o, requests(opening.window))
     }
 
     fn network(&self) -> rumqttc::NetworkOptions {
@@ -248,11 +324,12 @@ impl Link for MqttLink {
     async fn connect(&mut self, opening: Opening) -> Result<MqttSession, LinkError> {
         // TCP, TLS and CONNACK each have their own share; together they never take longer.
         let patience = self.config.connect_timeout * 2;
+        let way = self.way().await?;
         let (events, told) = mpsc::channel(EVENTS_MAX);
         let (watchdog, intake) = (self.watchdog(), Arc::new(Intake::default()));
         let (client, packet_max, task) = match self.config.protocol {
             MqttVersion::V3_1_1 => {
-                let (client, mut poller) = self.v4(opening)?;
+                let (client, mut poller) = self.v4(&way, opening);
                 match timeout(patience, poller.poll()).await {
                     Ok(Ok(_)) => {}
                     Ok(Err(e)) => return Err(reason::of_v4(&e, true)),
@@ -262,7 +339,7 @@ impl Link for MqttLink {
                 (Client::V4(client), None, task)
             }
             MqttVersion::V5 => {
-                let (client, mut poller) = self.v5(opening)?;
+                let (client, mut poller) = self.v5(&way, opening);
                 let packet_max = match timeout(patience, poller.poll()).await {
                     Ok(Ok(v5::Event::Incoming(v5::Incoming::ConnAck(ack)))) => {
                         ack.properties.and_then(|p| p.max_packet_size)
@@ -275,7 +352,16 @@ impl Link for MqttLink {
                 (Client::V5(client), packet_max.map(|n| n as usize), task)
             }
         };
-        Ok(MqttSession { client, told, packet_max, intake, filters: Filters::default(), task })
+        Ok(MqttSession {
+            client,
+            told,
+            packet_max,
+            intake,
+            filters: Filters::default(),
+            task,
+            #[cfg(feature = "websocket")]
+            _bridge: way.bridge,
+        })
     }
 }
 
@@ -286,6 +372,8 @@ pub struct MqttSession {
     intake: Arc<Intake>,
     filters: Filters,
     task: tokio::task::JoinHandle<()>,
+    #[cfg(feature = "websocket")]
+    _bridge: Option<websocket::Bridge>,
 }
 
 enum Client {

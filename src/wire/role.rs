@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::sigv4::Keys;
 use crate::model::time::Timestamp;
 
 /// Keys are asked for anew when this part of their life is left, in percent, and ...
@@ -26,6 +27,14 @@ pub struct AwsKeys {
 }
 
 impl AwsKeys {
+    pub fn as_signing(&self) -> Keys<'_> {
+        Keys {
+            access_key_id: &self.access_key_id,
+            secret_access_key: &self.secret_access_key,
+            session_token: self.session_token.as_ref().map(|token| token.as_str()),
+        }
+    }
+
     pub fn holds(&self, now: Timestamp) -> bool {
         self.expires.is_none_or(|end| now < end)
     }

@@ -72,6 +72,18 @@ pub fn presigned(target: Target<'_>, keys: Keys<'_>, now: Timestamp) -> Result<Z
     Ok(url)
 }
 
+/// `ws[s]://host[:port]/mqtt` for those who prove themselves by other means.
+pub fn unsigned(tls: bool, host: &str, port: u16) -> Zeroizing<String> {
+    let (scheme, default) = if tls { ("wss", DEFAULT_PORT) } else { ("ws", 80) };
+    let host = host_header(host, if port == default { DEFAULT_PORT } else { port });
+    Zeroizing::new(format!("{scheme}://{host}{PATH}"))
+}
+
+/// Whether the clock may be believed.
+pub fn is_signable(now: Timestamp) -> Result<(), SignError> {
+    dates(now).map(drop)
+}
+
 /// The Host header; an IPv6 address stands in brackets.
 fn host_header(host: &str, port: u16) -> String {
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_ascii_lowercase() };

@@ -48,7 +48,7 @@ pub fn of_v5(e: &v5::ConnectionError, connecting: bool) -> LinkError {
     }
 }
 
-fn of_any(e: &(dyn StdError + 'static), connecting: bool) -> LinkError {
+pub fn of_any(e: &(dyn StdError + 'static), connecting: bool) -> LinkError {
     if let Some(tls) = find_rustls(e) {
         return LinkError::TlsRefused(words(tls));
     }
