@@ -94,6 +94,41 @@ fn the_printed_configuration_holds_no_password() {
     assert!(printed.contains("Bob") && !printed.contains("s3cret"), "{printed}");
 }
 
+/// What the broker gets to see of a custom authorizer, and what people must not.
+#[test]
+fn an_authorizers_token_becomes_the_user_name_and_is_shown_to_nobody() {
+    let text = "[gateway]\nname = \"g\"\n[uplink]\nurl = \"mqtts://b:443\"\nusername = \"gw\"\n\
+                authorizer = { name = \"Plant\", token_key = \"tok\", token_file = \"t\", signature = \"a+b=\" }\n";
+    let config = read_beside(text, "t", "s3cret\n", 0o600);
+    let shown = format!("{config:?}");
+    let login = config.uplink.login.unwrap();
+    assert_eq!(
+        login.username,
+        "gw?x-amz-customauthorizer-name=Plant&x-amz-customauthorizer-signature=a%2Bb%3D&tok=s3cret"
+    );
+    assert!(!shown.contains("s3cret"), "{shown}");
+    let fieldgate::config::Security::Tls(tls) = config.uplink.security else { panic!("no TLS") };
+    assert_eq!(tls.alpn, ["mqtt"]);
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_websocket_needs_a_build_that_has_it() {
+    let text = "[gateway]\nname = \"g\"\n[uplink]\nurl = \"wss://abc-ats.iot.eu-west-1.amazonaws.com\"\n\
+                sigv4 = { source = \"environment\" }\n";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fieldgate.toml");
+    fs::write(&file, text).unwrap();
+    match (load_with(&file, std::iter::empty()), cfg!(feature = "websocket")) {
+        (Ok(config), true) => {
+            assert_eq!(config.uplink.port, 443);
+            assert_eq!(config.uplink.websocket.unwrap().sigv4.unwrap().region, "eu-west-1");
+        }
+        (Err(errors), false) => assert!(errors.to_string().contains("--features websocket"), "{errors}"),
+        (found, _) => panic!("{found:?}"),
+    }
+}
+
 /// The sample with its examples and defaults, read from a folder of its own.
 mod sample {
     use std::collections::BTreeSet;
@@ -150,7 +185,8 @@ mod sample {
                 Ok(found) => assert_eq!(found, expected, "line {}: {bare}", at + 1),
                 Err(errors) => {
                     // Examples name files that are not there, or need a second key.
-                    let only_files = ["ca", "certificate", "key", "password", "password_file"];
+                    let only_files =
+                        ["ca", "certificate", "key", "password", "password_file", "authorizer", "sigv4"];
                     assert!(is_example && only_files.contains(&key), "line {}: {bare}: {errors}", at + 1);
                 }
             }
@@ -184,9 +220,13 @@ mod sample {
             } else if let Some((key, _)) = line.split_once(" = ") {
                 written.insert((section.into(), key.into()));
             }
-            for (inline, section) in
-                [(" rs485 = {", "rs485"), (" forbidden = [{", "forbidden"), (" mirror = [{", "mirror")]
-            {
+            for (inline, section) in [
+                (" authorizer = {", "authorizer"),
+                (" sigv4 = {", "sigv4"),
+                (" rs485 = {", "rs485"),
+                (" forbidden = [{", "forbidden"),
+                (" mirror = [{", "mirror"),
+            ] {
                 if let Some((_, table)) = line.split_once(inline) {
                     let keys = table.split(" = ").filter_map(|part| part.rsplit([' ', '{']).next());
                     written.extend(keys.map(|key| (section.to_owned(), key.to_owned())));
@@ -204,6 +244,8 @@ mod sample {
         };
         check("[gateway]", raw::Gateway::keys().collect());
         check("[uplink]", raw::Uplink::keys().collect());
+        check("authorizer", raw::Authorizer::keys().collect());
+        check("sigv4", raw::SigV4::keys().collect());
         check("[store]", raw::Store::keys().collect());
         check("[shadow]", raw::Shadow::keys().collect());
         check("mirror", raw::Mirror::keys().collect());

@@ -21,6 +21,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("anyhow", &["src/cli/", "src/main.rs"]),
     ("rcgen", &["src/identity/", "src/cli/demo"]),
     ("sd_notify", &["src/notify.rs"]),
+    ("tokio_tungstenite", &["src/uplink/link/websocket.rs"]),
+    ("hyper", &["src/uplink/link/"]),
 ];
 
 /// What is pure whether or not its first line says so.

@@ -79,7 +79,12 @@ pub fn authorizer(
         token: raw.token_key.as_deref().zip(token.as_deref().map(String::as_str)),
     });
     if username.len() > authorizer::USERNAME_MAX {
-        report.error(place, "authorizer", "token and signature are longer than a user name can be", "65535 bytes");
+        report.error(
+            place,
+            "authorizer",
+            "token and signature are longer than a user name can be",
+            "65535 bytes",
+        );
     }
     Some(Login { username: String::clone(&username), password: login.password })
 }
@@ -181,7 +186,12 @@ fn static_keys(spot: &Spot<'_>, raw: &raw::SigV4, report: &mut Report) -> Option
     Some(KeySource::Static { access_key_id: access_key_id?, secret_access_key: Zeroizing::new(secret) })
 }
 
-fn provider(spot: &Spot<'_>, raw: &raw::SigV4, tls: &Tls, report: &mut Report) -> Option<CredentialsProvider> {
+fn provider(
+    spot: &Spot<'_>,
+    raw: &raw::SigV4,
+    tls: &Tls,
+    report: &mut Report,
+) -> Option<CredentialsProvider> {
     let place = spot.place;
     let help = "write endpoint = \"PREFIX.credentials.iot.REGION.amazonaws.com\"";
     let endpoint = match raw.endpoint.as_deref() {
@@ -212,7 +222,7 @@ fn provider(spot: &Spot<'_>, raw: &raw::SigV4, tls: &Tls, report: &mut Report) -
     });
     if spot.raw.certificate.is_none() || spot.raw.key.is_none() {
         let help = "write uplink.certificate and uplink.key";
-        report.error(place, "sigv4", "the credentials provider asks for a certificate", help);
+        report.error(place, "certificate", "the credentials provider asks for a certificate", help);
     }
     let (host, port) = endpoint?;
     let tls = Tls { server_name: host.clone(), alpn: Vec::new(), ..tls.clone() };

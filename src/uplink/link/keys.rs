@@ -156,7 +156,6 @@ impl Drop for AbortOnDrop {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -67,9 +67,8 @@ where
 {
     let mut request = url.into_client_request().map_err(|e| refusal(&e))?;
     request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
-    let limits = WebSocketConfig::default()
-        .max_message_size(Some(MESSAGE_MAX))
-        .max_frame_size(Some(MESSAGE_MAX));
+    let limits =
+        WebSocketConfig::default().max_message_size(Some(MESSAGE_MAX)).max_frame_size(Some(MESSAGE_MAX));
     let (broker, _) =
         client_async_with_config(request, stream, Some(limits)).await.map_err(|e| refusal(&e))?;
     let local = |e: std::io::Error| LinkError::Unreachable(format!("the socket of the WebSocket: {e}"));
