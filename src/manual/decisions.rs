@@ -68,3 +68,14 @@
 //! ## The messages between tasks live below the tasks
 //! `ReadRequest` is sent by the status socket and taken by a bus, and tasks do not import one
 //! another; so it lives in [`crate::channel`], with the capacities of the queues.
+//!
+//! ## SigV4 with `ring`, not with `aws-sigv4`
+//! Its presigned URLs always carry `X-Amz-Expires`, which the cloud's device gateway does not
+//! list, and it brings 29 crates with a second `http`. The URL is one fixed request, so HMAC and
+//! SHA-256 of `ring` and the escapes of `percent-encoding` are enough; botocore checks the
+//! result. Cost: some hundred lines are ours.
+//!
+//! ## A WebSocket of our own beside the MQTT client
+//! The client's own feature brings crates under the Unlicense, which is not on our list. So
+//! `tokio-tungstenite` opens the WebSocket and the client dials a Unix socket that only this
+//! process may open once. Cost: one more copy of each byte; it is only there with the feature.

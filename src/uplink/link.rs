@@ -36,10 +36,6 @@ use self::intake::{ARRIVALS_MAX, Intake};
 use self::poll::{Filters, Told};
 use crate::config::{self, MqttVersion, Security};
 use crate::identity::tls;
-#[cfg(feature = "websocket")]
-use crate::model::time::Clock;
-#[cfg(feature = "websocket")]
-use crate::wire::sigv4;
 
 /// What ended a connection, named by what the uplink does next.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -229,18 +225,7 @@ impl MqttLink {
     async fn websocket(&mut self, tls: Option<Arc<ClientConfig>>) -> Result<Way, LinkError> {
         let c = Arc::clone(&self.config);
         let patience = c.connect_timeout;
-        let url = match (&mut self.keys, c.websocket.as_ref().and_then(|w| w.sigv4.as_ref())) {
-            (Some(keyring), Some(sigv4)) => {
-                let now = Clock::System.now();
-                // Before a request for keys: the clock that is not set may know no certificate.
-                let target = sigv4::Target { host: &c.host, port: c.port, region: &sigv4.region };
-                sigv4::is_signable(now).map_err(|e| LinkError::Unreachable(e.to_string()))?;
-                let keys = keyring.keys(now).await?;
-                sigv4::presigned(target, keys.as_signing(), now)
-                    .map_err(|e| LinkError::Unreachable(e.to_string()))?
-            }
-            _ => sigv4::unsigned(tls.is_some(), &c.host, c.port),
-        };
+        let url = keys::url(&c, self.keys.as_mut()).await?;
         let server_name = match &c.security {
             Security::Tls(tls) => tls.server_name.as_str(),
             Security::Plain => c.host.as_str(),

@@ -20,10 +20,11 @@ use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use super::{LinkError, reason};
-use crate::config::{CredentialsProvider, KeySource};
+use crate::config::{CredentialsProvider, KeySource, Security, Uplink};
 use crate::identity::tls;
-use crate::model::time::Timestamp;
+use crate::model::time::{Clock, Timestamp};
 use crate::wire::role::{self, AwsKeys};
+use crate::wire::sigv4;
 
 /// The largest answer that is read. Bytes.
 const ANSWER_MAX: usize = 64 * 1024;
@@ -79,6 +80,22 @@ impl Keyring {
             (Err(e), _) => Err(e),
         }
     }
+}
+
+/// The URL of the WebSocket, signed if the configuration says so: then it is a secret.
+pub async fn url(c: &Uplink, keys: Option<&mut Keyring>) -> Result<Zeroizing<String>, LinkError> {
+    let sigv4 = c.websocket.as_ref().and_then(|w| w.sigv4.as_ref());
+    let (Some(keyring), Some(settings)) = (keys, sigv4) else {
+        let is_tls = matches!(c.security, Security::Tls(_));
+        return Ok(sigv4::unsigned(is_tls, &c.host, c.port));
+    };
+    let unset = |e: sigv4::SignError| LinkError::Unreachable(e.to_string());
+    let now = Clock::System.now();
+    // Asked before the keys are fetched: a clock that is not set judges no certificate.
+    sigv4::is_signable(now).map_err(unset)?;
+    let keys = keyring.keys(now).await?;
+    let target = sigv4::Target { host: &c.host, port: c.port, region: &settings.region };
+    sigv4::presigned(target, keys.as_signing(), now).map_err(unset)
 }
 
 fn environment(variable: impl Fn(&str) -> Option<String>) -> Result<AwsKeys, LinkError> {
