@@ -289,6 +289,7 @@ async fn keys_of_a_role_sign_the_url_as_botocore_does_and_are_renewed() {
         for id in ids {
             echo(&mut link, b"hello".to_vec()).await;
             let url = seen.lock().unwrap().pop().unwrap();
+            assert!(url.starts_with(&format!("wss://localhost:{port}/mqtt?")), "{url}");
             let number = id.trim_start_matches("ASIA");
             assert!(query(&url, "X-Amz-Credential").starts_with(&format!("{id}%2F")), "{url}");
             assert_eq!(query(&url, "X-Amz-Signature"), botocore(&url, id, &format!("s3cret/{number}+")));
