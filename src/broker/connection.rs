@@ -1,8 +1,8 @@
 //! One client: its socket on one side, the core on the other.
 //!
-//! Constraints: a round decodes all that was read, drains what waits up to [`ROOM`] and
+//! Constraints: a round decodes all that was read, drains what waits up to `ROOM` and
 //! makes one write of it, so that load makes the rounds larger and not more numerous. The
-//! output never grows beyond [`ROOM`] and one packet. A kick ends also a write that the
+//! output never grows beyond `ROOM` and one packet. A kick ends also a write that the
 //! client does not take. The client's first packet has a deadline.
 
 use std::sync::Arc;

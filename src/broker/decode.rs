@@ -7,7 +7,7 @@
 //! passed the limit. What is kept is copied, for a slice would hold the whole read buffer.
 //!
 //! The way of a packet: first byte, length and limit are judged as soon as they are there;
-//! the body only when it is complete; then a [`Reader`] walks it and must end at its end.
+//! the body only when it is complete; then a `Reader` walks it and must end at its end.
 
 use std::sync::Arc;
 

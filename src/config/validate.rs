@@ -76,7 +76,8 @@ fn gateway(layered: &Layered, report: &mut Report) -> Option<Gateway> {
     let mut reader = Reader { place, report };
     let stop_grace = reader.span("stop_grace", raw.stop_grace, SECOND * 10, SECOND..=HOUR);
     let socket = raw.status_socket.clone().unwrap_or_else(|| "/run/fieldgate/status.sock".into());
-    let status_socket = Some(socket).filter(|s| !s.as_os_str().is_empty());
+    let status_socket =
+        Some(socket).filter(|s| !s.as_os_str().is_empty()).map(|socket| layered.directory.join(socket));
     Some(Gateway { name: GatewayName::new(&name?), status_socket, stop_grace })
 }
 

@@ -5,7 +5,7 @@
 //! for by a reading. A candidate is left to its connection (`wallet`). A key is on the disk
 //! before its request leaves, so that a certificate never comes back to a key that is gone.
 //!
-//! The way of a renewal: the walk finds that it is due → [`enroll`](fn@enroll) in a task of
+//! The way of a renewal: the walk finds that it is due → `enroll` in a task of
 //! its own: key, request, chain → candidate on the disk → `reload` → the connection proves it.
 
 use std::sync::Arc;

@@ -37,8 +37,8 @@
 //! 4  app, supervise
 //! 3  bus  hub  uplink  broker  control  identity::keeper        tasks
 //! 2  modbus::client  serial::port  store  config  identity  notify   resources
-//! 1  shadow  wire  backoff  modbus::{plan,codec}  serial::{frame,parse}
-//!    bus::schedule                                              pure: no tokio, no clock
+//! 1  shadow  wire  backoff  packed  modbus::{plan,codec}  serial::{frame,parse}
+//!    bus::schedule  hub::things                                 pure: no tokio, no clock
 //!    channel  metrics                                           what tasks share
 //! 0  model                                                      nouns
 //! ```

@@ -15,9 +15,7 @@
 //! | quality | `good`, `uncertain` (a value with a doubt), `bad` (no value), with its cause |
 //! | fault | a device fell silent, or is back |
 //! | observation | what a bus tells the hub: readings, a fault, the outcome of a write, a fingerprint |
-//! | command | something done once when asked for: a write to a point of the device |
 //! | read back | reading a point after a write, to know whether the device took it |
-//! | fingerprint | a text that says which device this is |
 //! | outbox | the rows that wait for their PUBACK |
 //! | row | readings of one device, packed for one message |
 //! | boot | one start of the agent; the sequence numbers of its devices begin anew with it |
@@ -31,13 +29,16 @@
 //! | mirror | keeps a shadow equal to that of a cloud with a shadow service of its own |
 //! | base | what gateway and cloud last agreed upon; the third side of a merge |
 //! | member | a value in a shadow; one that is desired has a state on its way to the device |
-//! | command | something to be done once, now or not at all; answered |
+//! | command | something done once when asked for, now or not at all: a write to a point; answered |
 //! | route | the connection that something leaves by |
 //! | mail | what is said beside readings: answers, news of shadows, requests to a cloud |
 //! | identity | key and certificate of a thing |
 //! | wallet | what a connection presents: the pair in use, or a candidate |
 //! | claim | a certificate that is good only for getting a real one |
-//! | fingerprint | what a device says it is: maker, model, serial number |
+//! | fingerprint | what a device says it is: maker, model, serial number, as one text |
+//! | candidate | a new key and certificate that no broker has accepted yet |
+//! | audit | the log of writes, commands and decisions about devices, chained by hashes |
+//! | head | the hash of the newest entry of the audit |
 //! | quarantine | another device answers than the approved one |
 //! | hole | an address that a device refuses; learned, and read around |
 //! | late window | how long an answer that missed its timeout is still swallowed |

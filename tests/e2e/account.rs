@@ -61,7 +61,9 @@ impl Arrived {
             let topic: Vec<&str> = message.topic.split('/').collect();
             match topic[..] {
                 ["dt", "gw-1", device, "telemetry"] => arrived.telemetry(device, &message.payload),
-                ["dt", "gw-1", _, "gap"] => arrived.gap(&message.payload),
+                // By a connection of its own.
+                ["dt", thing, "telemetry"] => arrived.telemetry(thing, &message.payload),
+                ["dt", "gw-1", _, "gap"] | ["dt", _, "gap"] => arrived.gap(&message.payload),
                 _ => {}
             }
         }

@@ -59,6 +59,15 @@ impl Device {
         (device, port)
     }
 
+    /// Another device in its place.
+    pub fn memory_tcp_swapped(dir: &Path, port: u16, product: &str) -> Device {
+        let served = dir.join("swapped.served");
+        let arguments = ["tcp", &port.to_string(), "--product", product, "--served"];
+        let device = Device { process: python("modbus_memory.py", &arguments, &served), served };
+        until_true("the other device to listen", || listens(port));
+        device
+    }
+
     /// The same on the far end of a cable.
     pub fn memory_rtu(dir: &Path, cable: &Cable) -> Device {
         Device::memory(dir, "rtu", &cable.far.display().to_string())
@@ -109,15 +118,16 @@ impl Device {
 }
 
 pub fn python(script: &str, arguments: &[&str], served: &Path) -> Process {
+    let mut command = python_command(script);
+    Process::start(command.args(arguments).arg(served).stdout(Stdio::null()).stderr(Stdio::inherit()))
+}
+
+/// A script of the fixtures, with the interpreter that has what they need.
+pub fn python_command(script: &str) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = std::env::var_os("FIELDGATE_TEST_PYTHON")
         .map_or_else(|| root.join(".cache/test-venv/bin/python"), PathBuf::from);
-    Process::start(
-        Command::new(python)
-            .arg(root.join("tests/e2e/fixtures").join(script))
-            .args(arguments)
-            .arg(served)
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit()),
-    )
+    let mut command = Command::new(python);
+    command.arg(root.join("tests/e2e/fixtures").join(script));
+    command
 }

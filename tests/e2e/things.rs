@@ -19,7 +19,8 @@ struct Plant {
     app: Subscriber,
     device: Device,
     broker: Mosquitto,
-    _dir: tempfile::TempDir,
+    port: u16,
+    dir: tempfile::TempDir,
 }
 
 const SHADOW: &str = "$aws/things/dev01/shadow";
@@ -58,6 +59,9 @@ unit_id = 1
 interval = "100ms"
 response_timeout = "500ms"
 late_window = "100ms"
+backoff_min = "100ms"
+backoff_max = "200ms"
+fingerprint = "device-id"
 point = [
   {{ name = "limit", table = "holding", address = 10, type = "int16", scale = 0.1, access = "read-write", write_max = 30 }},
   {{ name = "clamped", table = "holding", address = 50, type = "uint16", access = "read-write", shadow = "sub.clamped" }},
@@ -86,7 +90,7 @@ impl Plant {
         let app = Subscriber::watching(broker.plain_port, "the-app", &["$aws/#", "cmd/#"]);
         let mut agent = Agent::new(dir.path(), &configuration(dir.path(), &uplink, port, ""));
         agent.start();
-        let mut plant = Plant { agent, app, device, broker, _dir: dir };
+        let mut plant = Plant { agent, app, device, broker, port, dir };
         plant.wait("something reported", |p| !p.app.payloads("shadow/update/accepted").is_empty());
         plant
     }
@@ -215,6 +219,28 @@ fn a_command_is_executed_once_however_often_it_is_asked_for() {
     });
     let writes = plant.device.noted().iter().filter(|w| w.starts_with("1 5 3 ")).count();
     assert_eq!(writes, 1);
+}
+
+#[test]
+fn a_swapped_device_is_neither_reported_nor_written_to_until_it_is_approved() {
+    let mut plant = Plant::new();
+    let told = |plant: &Plant| plant.get(&["--name", "fieldgate"])["state"]["reported"]["identity"].clone();
+    plant.wait("the fingerprint", |p| told(p)["approved"] == "Acme/PM-5");
+    plant.device.kill();
+    plant.wait("the device to be missed", |p| {
+        p.get(&["--name", "fieldgate"])["state"]["reported"]["device"]["state"] == "silent"
+    });
+    plant.device = Device::memory_tcp_swapped(plant.dir.path(), plant.port, "PM-6");
+    plant.wait("the quarantine", |p| told(p)["state"] == "quarantined" && told(p)["found"] == "Acme/PM-6");
+    plant.desire(json!({ "limit": 5 }), "q");
+    let state = plant.wait_state("limit", "pending");
+    assert!(state["why"].as_str().unwrap().contains("quarantined"), "{state}");
+    assert_eq!(plant.device.noted(), [""; 0]);
+    let (code, text) = plant.agent.tell(&["identity", "approve", "dev01"]);
+    assert_eq!(code, 0, "{text}");
+    plant.wait("the write", |p| p.device.noted().contains(&"1 6 10 50".to_owned()));
+    let (_, text) = plant.agent.tell(&["audit", "show"]);
+    assert!(text.contains("\"Acme/PM-5\" -> \"Acme/PM-6\", approved (socket uid"), "{text}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! PURE: the shadows of a cloud that has a shadow service of its own.
 //!
 //! Each mirrored shadow has its state machine in [`crate::shadow::mirror`]; here they meet
-//! the events, the turns of their connection ([`Pacer`]) and the mail.
+//! the events, the turns of their connection (`Pacer`) and the mail.
 //!
 //! A shadow is mirrored when a rule of `shadow.mirror` fits it: those that are here, the
 //! classic one of each thing, and whatever the cloud tells us of.

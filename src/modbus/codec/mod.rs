@@ -9,7 +9,7 @@
 //! first, high byte first, as Modbus sends them: MODBUS Application Protocol V1.1b3, 4.2),
 //! the byte order puts the most significant byte in front, the kind reads that pattern as a
 //! [`Raw`] number, and [`finish`] applies invalid marks, scale, range, decimals
-//! and names. [`encode`] walks the same way back.
+//! and names. `encode` walks the same way back.
 //!
 //! A float32 is widened to a float64 without a change: 231.4 on the wire is
 //! 231.39999389648438 here, which is what the device said. `decimals` rounds it.
