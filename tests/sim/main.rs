@@ -12,10 +12,15 @@
 // All of this crate is a test.
 #![allow(clippy::unwrap_used)]
 
+mod app;
 mod checks;
 mod cloud;
 mod dice;
 mod plant;
+mod service;
+mod setup;
+mod things;
+mod units;
 mod world;
 
 use fieldgate::store::Disk;
@@ -179,6 +184,18 @@ fn every_planted_bug_is_found() {
         (Planted::BrokerNeverComes, "rest"),
         (Planted::FaultsGetLost, "faults"),
         (Planted::CalmIsNone, "calm"),
+        (Planted::UnitForgets, "settled"),
+        (Planted::UnitForgets, "idle"),
+        (Planted::CutTakesAnAuditEntry, "chain"),
+        (Planted::CutTakesVersions, "version"),
+        (Planted::CutTakesDesired, "kept"),
+        (Planted::CommandTwice, "twice"),
+        (Planted::CommandTwice, "audited"),
+        (Planted::BookInventsAWrite, "wanted"),
+        (Planted::BookRepeatsAWrite, "stale"),
+        (Planted::AnswersGetLost, "told"),
+        (Planted::ServiceForgets, "converge"),
+        (Planted::ServiceForgets, "kept"),
     ];
     let complaints = each(0..=planted.len() as u64 - 1, |n| {
         let (bug, check) = planted[n as usize];
