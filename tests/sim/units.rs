@@ -29,6 +29,8 @@ pub struct Written {
     pub at: Duration,
     /// It changed the register, or could have.
     pub taken: bool,
+    /// The unit said that it is busy: it did not look at it, and it may come again.
+    pub busy: bool,
 }
 
 #[derive(Default)]
@@ -73,7 +75,8 @@ impl Registers {
         if answer.is_ok() {
             self.values[device][point] = if point == LIM { value.min(LIMIT) } else { value };
         }
-        let written = Written { device, point, value, at, taken: answer.is_ok() };
+        let (taken, busy) = (answer.is_ok(), answer == Err(6));
+        let written = Written { device, point, value, at, taken, busy };
         if planted == Planted::CommandTwice && point == PULSE {
             self.written.push(written.clone());
         }
