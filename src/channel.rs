@@ -66,6 +66,8 @@ pub enum IdentityWanted {
     Renew { thing: String },
     /// Somebody changed the files.
     Reload,
+    /// What the broker and the enroller had against it; an empty answer: nothing.
+    Trouble { thing: String },
 }
 
 /// Writes that may wait for a line. Whoever finds it full asks again later: what is wanted

@@ -1,8 +1,8 @@
 //! `fieldgate identity`: keys and certificates of the things, and the gateway's own CA.
 //!
 //! Works on the files, so that it tells the same whether the agent runs or not; what only the
-//! running agent can do (`renew`, `approve`) goes over the status socket. Changes take the
-//! folder's lock, and a running agent is told to look again.
+//! running agent can do (`renew`, `approve`) or knows (what the broker said) goes over the
+//! status socket. Changes take the folder's lock, and a running agent is told to look again.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -99,6 +99,16 @@ fn ask(config: &Config, ask: &Ask) -> anyhow::Result<String> {
 fn tell_agent(config: &Config) {
     if let Some(socket) = &config.gateway.status_socket {
         let _ = client::ask(socket, &Ask::Identity(Identity::Reload));
+    }
+}
+
+/// What a running agent heard of the broker and the enroller; nothing without one.
+fn trouble(config: &Config, thing: &str) -> Vec<String> {
+    let ask = Ask::Identity(Identity::Trouble { thing: thing.to_owned() });
+    let socket = config.gateway.status_socket.as_ref();
+    match socket.map(|socket| client::ask(socket, &ask)) {
+        Some(Ok(Answer::Done(text))) => text.lines().map(str::to_owned).collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -240,10 +250,16 @@ fn show(config: &Config, thing: &str, json: bool) -> anyhow::Result<()> {
     let (renew_at, now) = (config.identity.renew_at, Clock::System.now());
     let subject = subject(config, thing)?;
     let seen = look(config, &subject)?;
+    let trouble = trouble(config, thing);
     if json {
-        return print_json(&seen.json(renew_at, now));
+        let mut told = seen.json(renew_at, now);
+        told["trouble"] = json!(trouble);
+        return print_json(&told);
     }
     let mut text = format!("{thing}: {}\n", seen.state(renew_at, now));
+    for sentence in &trouble {
+        writeln!(text, "  {sentence}")?;
+    }
     for (slot, f) in &seen.facts {
         writeln!(text, "\n{slot}")?;
         for (name, value) in [

@@ -38,6 +38,8 @@ pub enum Identity {
     Renew { thing: String },
     /// Somebody changed the files.
     Reload,
+    /// What the broker and the enroller had against it; empty: nothing.
+    Trouble { thing: String },
 }
 
 /// An operation of the Device Shadow REST API: `get`, `update`, `delete`, `list`.

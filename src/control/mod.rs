@@ -183,6 +183,9 @@ impl Room {
                 self.ask_keeper(IdentityWanted::Renew { thing }).await
             }
             Ask::Identity(ask::Identity::Reload) => self.ask_keeper(IdentityWanted::Reload).await,
+            Ask::Identity(ask::Identity::Trouble { thing }) => {
+                self.ask_keeper(IdentityWanted::Trouble { thing }).await
+            }
             Ask::Status => {
                 let uptime_s = self.started.elapsed().as_secs();
                 let status = snapshot::take(&self.config, &self.metrics, self.clock.now(), uptime_s);

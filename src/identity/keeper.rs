@@ -225,14 +225,21 @@ impl<E: Enroller> Keeper<E> {
             // The walk that follows looks at every file.
             IdentityWanted::Reload => Ok("looked at the files again".to_owned()),
             IdentityWanted::Renew { thing } => self.renew(thing, courses),
+            IdentityWanted::Trouble { thing } => {
+                self.place(thing).map(|at| self.identities[at].wallet.state().trouble().join("\n"))
+            }
         };
         // Who asked may have gone.
         let _ = ask.answer.send(answer);
     }
 
-    fn renew(&self, thing: &str, courses: &mut [Course]) -> Result<String, String> {
+    fn place(&self, thing: &str) -> Result<usize, String> {
         let at = self.identities.iter().position(|kept| kept.subject.thing == thing);
-        let at = at.ok_or_else(|| format!("there is no thing {thing:?} with an identity of its own"))?;
+        at.ok_or_else(|| format!("there is no thing {thing:?} with an identity of its own"))
+    }
+
+    fn renew(&self, thing: &str, courses: &mut [Course]) -> Result<String, String> {
+        let at = self.place(thing)?;
         if !self.enrols || self.identities[at].wallet.folder().is_none() {
             return Err(format!("nobody makes certificates for {thing}: see identity.enroller"));
         }

@@ -73,6 +73,17 @@ pub struct State {
     pub fault: Option<String>,
 }
 
+impl State {
+    /// What is wrong, a sentence each.
+    pub fn trouble(&self) -> Vec<String> {
+        let refused = self.current_refused.as_ref().map(|why| format!("its certificate is refused: {why}"));
+        let taken_back = self.refused_because.as_ref().map(|why| {
+            format!("its last new certificate was refused ({} in a row) and taken back: {why}", self.refusals)
+        });
+        refused.into_iter().chain(taken_back).chain(self.fault.clone()).collect()
+    }
+}
+
 /// The identity of one thing.
 #[derive(Debug)]
 pub struct Wallet {

@@ -10,6 +10,7 @@ use super::account::{Allowed, settle};
 use super::agent::Agent;
 use super::certs::{Authority, Pair, Server};
 use super::foreign::Device;
+use super::relay::{Carries, Mode, Relay};
 use super::subscriber::Subscriber;
 use super::wait::{Process, free_port, listens, until, until_true};
 
@@ -23,6 +24,7 @@ struct Plant {
     agent: Agent,
     eye: Subscriber,
     device: Device,
+    relay: Relay,
     broker: Option<Process>,
     server: Pair,
     authority: Authority,
@@ -33,24 +35,35 @@ struct Plant {
 impl Plant {
     /// Everything is up, and both things have delivered something by their own connections.
     fn new(extra: &str) -> Plant {
+        let mut plant = Plant::prepared(("100ms", "1s"), extra);
+        plant.agent.start();
+        plant.wait_delivered();
+        plant
+    }
+
+    /// The agent does not run yet, and waits so long between two tries.
+    fn prepared(reconnect: (&str, &str), extra: &str) -> Plant {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().display().to_string();
         let authority = Authority::new(dir.path(), "cloud");
         let (server, client) = (authority.server(Server::Right), authority.client("gw-1"));
         let ports = (free_port(), free_port());
+        let relay = Relay::start(ports.1, Carries::Opaque);
         let (device, port) = Device::modbus_tcp(dir.path(), &[1, 2], 2);
         let text = format!(
             "[gateway]\nname = \"gw-1\"\nstatus_socket = \"{home}/status.sock\"\n\
              [uplink]\nurl = \"mqtts://localhost:{}\"\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"\n\
-             keep_alive = \"5s\"\nconnect_timeout = \"3s\"\nreconnect_min = \"100ms\"\nreconnect_max = \"1s\"\n\
+             keep_alive = \"5s\"\nconnect_timeout = \"3s\"\nreconnect_min = \"{}\"\nreconnect_max = \"{}\"\n\
              [thing]\nwindow = {WINDOW}\n[store]\npath = \"{home}/fieldgate.db\"\n[log]\nformat = \"text\"\n\
              [identity]\nenroller = \"local-ca\"\ndirectory = \"{home}/identity\"\n\
              [shadow]\ndialect = \"plain\"\nreported = false\n\
              [[bus]]\nname = \"line\"\ntransport = \"tcp\"\nhost = \"127.0.0.1\"\nport = {port}\n{}{}{extra}",
-            ports.1,
+            relay.port,
             authority.certificate.display(),
             client.certificate.display(),
             client.key.display(),
+            reconnect.0,
+            reconnect.1,
             unit(1),
             unit(2),
         );
@@ -62,13 +75,12 @@ impl Plant {
         std::fs::write(dir.path().join("rights"), RIGHTS).unwrap();
         let broker = Some(launch(dir.path(), &server, ports, ""));
         let eye = Subscriber::start(ports.0);
-        let mut plant = Plant { agent, eye, device, broker, server, authority, ports, dir };
-        plant.agent.start();
-        plant.wait("both things to deliver", |p| {
-            !p.eye.payloads("dt/dev01/telemetry").is_empty()
-                && !p.eye.payloads("dt/dev02/telemetry").is_empty()
-        });
-        plant
+        Plant { agent, eye, device, relay, broker, server, authority, ports, dir }
+    }
+
+    #[track_caller]
+    fn wait_delivered(&mut self) {
+        self.wait("both things to deliver", |p| p.arrived("dev01") > 0 && p.arrived("dev02") > 0);
     }
 
     #[track_caller]
@@ -187,6 +199,7 @@ fn a_revoked_certificate_is_refused_and_the_others_go_on() {
     std::fs::write(plant.dir.path().join("crl.pem"), crl + &plant.authority.crl()).unwrap();
     plant.restart_broker(&format!("crlfile {}\n", plant.dir.path().join("crl.pem").display()));
     assert!(!publish_as(&plant, &revoked, "dt/dev01/note"), "a stolen key still speaks");
+    assert!(publish_as(&plant, &plant.file("dev02.pem"), "dt/dev02/note"));
     // The thing got a new certificate, and its neighbour never noticed.
     let before = (plant.arrived("dev01"), plant.arrived("dev02"));
     plant.wait("both to deliver", |p| p.arrived("dev01") > before.0 + 3 && p.arrived("dev02") > before.1 + 3);
@@ -197,6 +210,62 @@ fn a_revoked_certificate_is_refused_and_the_others_go_on() {
     let stranger = plant.dir.path().join("stranger.pem");
     std::fs::write(&stranger, both).unwrap();
     assert!(!publish_as(&plant, &stranger, "dt/dev02/note"), "anybody's authority is good enough");
+}
+
+#[test]
+fn why_a_certificate_is_refused_is_told() {
+    let mut plant = Plant::new("");
+    // A card that was copied before the revocation comes back.
+    plant.agent.kill();
+    let copy = std::fs::read(plant.file("dev01.pem")).unwrap();
+    let (code, crl) = plant.agent.tell(&["identity", "revoke", "dev01"]);
+    assert_eq!(code, 0, "{crl}");
+    std::fs::write(plant.dir.path().join("crl.pem"), crl + &plant.authority.crl()).unwrap();
+    plant.restart_broker(&format!("crlfile {}\n", plant.dir.path().join("crl.pem").display()));
+    keep_secret(&plant.file("dev01.pem"), &copy);
+    let arrived = plant.arrived("dev01");
+    plant.agent.start();
+    plant.agent.wait_log("the log to say why", "uplink offline: TLS refused: .*revoked.*dev01");
+    let told =
+        until("the command to say why", || plant.identity("dev01")["trouble"][0].as_str().map(str::to_owned));
+    assert!(told.contains("refused") && told.contains("revoked"), "{told}");
+    let (_, text) = plant.agent.tell(&["identity", "show", "dev01"]);
+    assert!(text.contains(&told), "{text}");
+    let before = plant.arrived("dev02");
+    plant.wait("the neighbour to deliver", |p| p.arrived("dev02") > before + 3);
+    assert_eq!(plant.arrived("dev01"), arrived);
+    assert_eq!(plant.identity("dev02")["trouble"], json!([]));
+    // What the thing measured meanwhile waits for a certificate that counts.
+    let (code, text) = plant.agent.tell(&["identity", "renew", "dev01"]);
+    assert_eq!(code, 0, "{text}");
+    plant.wait("its readings", |p| p.arrived("dev01") > arrived + 3);
+    until_true("the trouble to be over", || plant.identity("dev01")["trouble"] == json!([]));
+    plant.settle(Allowed { kills: 1, cuts: 2 });
+}
+
+/// As the agent would write it.
+fn keep_secret(file: &Path, bytes: &[u8]) {
+    let draft = file.with_extension("draft");
+    std::fs::write(&draft, bytes).unwrap();
+    std::fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::rename(draft, file).unwrap();
+}
+
+#[test]
+fn a_cloud_that_drops_the_first_connections_of_a_certificate_is_tried_again_soon() {
+    // Every other failure would be left alone for ten minutes.
+    let mut plant = Plant::prepared(("10m", "10m"), "");
+    plant.relay.set(Mode::CutAfterHello);
+    plant.agent.start();
+    // One for the gateway, which has to wait, and more than one for each thing.
+    plant.wait("some connections to be dropped", |p| p.relay.accepted() > 6);
+    plant.agent.wait_log("the log to say so", "does not know the new certificate yet.*dev01");
+    let waiting = plant.identity("dev01")["next"]["id"].clone();
+    assert!(waiting.is_string(), "{}", plant.identity("dev01"));
+    plant.relay.set(Mode::Pass);
+    plant.wait_delivered();
+    assert_eq!(plant.certificate("dev01"), waiting, "the certificate that the cloud registered");
+    plant.settle(Allowed::default());
 }
 
 #[test]
@@ -224,10 +293,7 @@ fn a_candidate_that_the_broker_refuses_is_taken_back() {
     let pair =
         std::fs::read_to_string(&wrong.key).unwrap() + &std::fs::read_to_string(&wrong.certificate).unwrap();
     let next = plant.file("dev01.next.pem");
-    let draft = plant.file("draft");
-    std::fs::write(&draft, pair).unwrap();
-    std::fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    std::fs::rename(draft, &next).unwrap();
+    keep_secret(&next, pair.as_bytes());
     // A renewal that is asked for now makes the keeper look at the files.
     let _ = plant.agent.tell(&["identity", "renew", "dev01"]);
     plant.wait("the candidate to go", |p| !p.file("dev01.next.pem").exists());
@@ -235,6 +301,8 @@ fn a_candidate_that_the_broker_refuses_is_taken_back() {
     plant.wait("readings by the old one", |p| p.arrived("dev01") > arrived + 3);
     assert_eq!(plant.certificate("dev01"), before);
     plant.agent.wait_log("the refusal to be told", "TLS refused: .*dev01");
+    let told = plant.identity("dev01")["trouble"][0].as_str().unwrap_or_default().to_owned();
+    assert!(told.contains("taken back") && told.contains("CA of our certificate"), "{told}");
 }
 
 #[test]

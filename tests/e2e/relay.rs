@@ -21,6 +21,9 @@ pub enum Mode {
     Hole,
     /// Everything passes but PUBACKs.
     SwallowPubacks,
+    /// The handshake of TLS 1.3 passes; what the client says after it ends the connection, as
+    /// a cloud does that registers a certificate at first sight.
+    CutAfterHello,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -109,7 +112,14 @@ async fn connection(
     let _ = (client.set_nodelay(true), server.set_nodelay(true), server.set_zero_linger());
     let (client_in, client_out) = client.split();
     let (server_in, server_out) = server.split();
-    let up = pump(client_in, server_out, mode.clone(), Carries::Opaque, counts.clone());
+    let hello_only = *mode.borrow() == Mode::CutAfterHello;
+    let (up_mode, up_counts) = (mode.clone(), counts.clone());
+    let up = async {
+        match hello_only {
+            true => hello(client_in, server_out).await,
+            false => pump(client_in, server_out, up_mode, Carries::Opaque, up_counts).await,
+        }
+    };
     let down = pump(server_in, client_out, mode.clone(), carries, counts);
     tokio::select! {
         biased;
@@ -117,6 +127,14 @@ async fn connection(
         _ = up => {}
         _ = down => {}
     }
+}
+
+/// Carries what the client says first, and ends when it says more.
+async fn hello(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Option<()> {
+    let mut buffer = [0; 16 * 1024];
+    let n = from.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
+    to.write_all(&buffer[..n]).await.ok()?;
+    from.read(&mut buffer).await.ok().map(drop)
 }
 
 /// Carries one direction until it ends.
