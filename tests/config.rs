@@ -94,6 +94,23 @@ fn the_printed_configuration_holds_no_password() {
     assert!(printed.contains("Bob") && !printed.contains("s3cret"), "{printed}");
 }
 
+#[test]
+fn a_websocket_needs_a_build_that_has_it() {
+    let text = "[gateway]\nname = \"g\"\n[uplink]\nurl = \"wss://abc-ats.iot.eu-west-1.amazonaws.com\"\n\
+                sigv4 = { source = \"environment\" }\n";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fieldgate.toml");
+    fs::write(&file, text).unwrap();
+    match (load_with(&file, std::iter::empty()), cfg!(feature = "websocket")) {
+        (Ok(config), true) => {
+            assert_eq!(config.uplink.port, 443);
+            assert_eq!(config.uplink.websocket.unwrap().sigv4.unwrap().region, "eu-west-1");
+        }
+        (Err(errors), false) => assert!(errors.to_string().contains("--features websocket"), "{errors}"),
+        (found, _) => panic!("{found:?}"),
+    }
+}
+
 /// The sample with its examples and defaults, read from a folder of its own.
 mod sample {
     use std::collections::BTreeSet;
@@ -159,6 +176,7 @@ mod sample {
                         "ca_key",
                         "claim",
                         "authorizer",
+                        "sigv4",
                     ];
                     assert!(is_example && only_files.contains(&key), "line {}: {bare}: {errors}", at + 1);
                 }
@@ -199,6 +217,7 @@ mod sample {
                 (" mirror = [{", "mirror"),
                 (" claim = {", "claim"),
                 (" authorizer = {", "authorizer"),
+                (" sigv4 = {", "sigv4"),
             ] {
                 if let Some((_, table)) = line.split_once(inline) {
                     let keys = table.split(" = ").filter_map(|part| part.rsplit([' ', '{']).next());
@@ -218,6 +237,7 @@ mod sample {
         check("[gateway]", raw::Gateway::keys().collect());
         check("[uplink]", raw::Uplink::keys().collect());
         check("authorizer", raw::Authorizer::keys().collect());
+        check("sigv4", raw::SigV4::keys().collect());
         check("[thing]", raw::Thing::keys().collect());
         check("[store]", raw::Store::keys().collect());
         check("[shadow]", raw::Shadow::keys().collect());

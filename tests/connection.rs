@@ -39,6 +39,7 @@ fn config() -> config::Uplink {
         client_id: "meter".into(),
         security: Security::Plain,
         login: None,
+        websocket: None,
         keep_alive: 30 * SECOND,
         connect_timeout: 10 * SECOND,
         window: WINDOW,

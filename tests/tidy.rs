@@ -23,6 +23,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("x509_parser", &["src/identity/"]),
     ("cryptoki", &["src/identity/pkcs11.rs"]),
     ("sd_notify", &["src/notify.rs"]),
+    ("tokio_tungstenite", &["src/uplink/link/websocket.rs"]),
+    ("hyper", &["src/uplink/link/"]),
 ];
 
 /// What is pure whether or not its first line says so.

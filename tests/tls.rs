@@ -182,6 +182,7 @@ impl Case {
             client_id: "gw".into(),
             security: Security::Tls(self.tls.clone()),
             login: None,
+            websocket: None,
             keep_alive: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             window: 10,

@@ -138,6 +138,7 @@ impl Claimant {
             port: claim.port,
             security: Security::Tls(tls),
             login: None,
+            websocket: None,
             ..config.uplink.clone()
         };
         Some(Claimant { config: Arc::new(uplink), claim, seed })

@@ -325,13 +325,16 @@ fn checked(name: &str, table: &toml::Table, root: &Place, report: &mut Report) -
     }
 }
 
-/// `[uplink]` with its table: a mistake in that costs one key, and shows no secret.
+/// `[uplink]` with its tables: a mistake in them costs one key, and shows no secret.
 fn uplink(mut table: toml::Table, place: &Place, report: &mut Report) -> toml::Table {
-    if let Some(toml::Value::Table(inner)) = table.get("authorizer") {
-        let good: raw::Authorizer = section(inner, &place.child("authorizer"), report);
-        let good = toml::Table::try_from(good).unwrap_or_default();
-        table.insert("authorizer".into(), toml::Value::Table(good));
+    fn inner<T: Table + serde::Serialize>(key: &str, of: &mut toml::Table, p: &Place, r: &mut Report) {
+        if let Some(toml::Value::Table(table)) = of.get_mut(key) {
+            let good: T = section(table, &p.child(key), r);
+            *table = toml::Table::try_from(good).unwrap_or_default();
+        }
     }
+    inner::<raw::Authorizer>("authorizer", &mut table, place, report);
+    inner::<raw::SigV4>("sigv4", &mut table, place, report);
     let good: raw::Uplink = section(&table, place, report);
     toml::Table::try_from(good).unwrap_or_default()
 }

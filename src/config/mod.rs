@@ -14,8 +14,11 @@ pub mod validate;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::model::device::{Bus, Device};
 use crate::model::ids::GatewayName;
+use crate::model::thing::ThingName;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -50,6 +53,8 @@ pub struct Uplink {
     pub client_id: String,
     pub security: Security,
     pub login: Option<Login>,
+    /// MQTT travels inside a WebSocket, path `/mqtt`; the URL began with `wss://` or `ws://`.
+    pub websocket: Option<WebSocket>,
     pub keep_alive: Duration,
     pub connect_timeout: Duration,
     /// Publishes without their PUBACK at one time.
@@ -138,6 +143,57 @@ impl std::fmt::Debug for Login {
         };
         f.debug_struct("Login").field("username", &shown).field("password", &"<redacted>").finish()
     }
+}
+
+#[derive(Clone, Debug)]
+pub struct WebSocket {
+    /// The URL is signed; `None`: a user name or a certificate has to do.
+    pub sigv4: Option<SigV4>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SigV4 {
+    /// For instance `eu-central-1`.
+    pub region: String,
+    pub source: KeySource,
+}
+
+/// Where the keys come from that sign.
+#[derive(Clone)]
+pub enum KeySource {
+    Static {
+        access_key_id: String,
+        secret_access_key: Zeroizing<String>,
+    },
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, if they are temporary,
+    /// `AWS_SESSION_TOKEN`.
+    Environment,
+    Provider(CredentialsProvider),
+}
+
+impl std::fmt::Debug for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KeySource::Static { access_key_id, .. } => {
+                f.debug_struct("Static").field("access_key_id", access_key_id).finish_non_exhaustive()
+            }
+            KeySource::Environment => f.write_str("Environment"),
+            KeySource::Provider(provider) => provider.fmt(f),
+        }
+    }
+}
+
+/// Trades the uplink's certificate for temporary keys of a role.
+#[derive(Clone, Debug)]
+pub struct CredentialsProvider {
+    pub host: String,
+    pub port: u16,
+    /// 1 to 128 of `[a-zA-Z0-9_=,@-]`.
+    pub role_alias: String,
+    /// Sent as `x-amzn-iot-thingname`, for policies with thing variables.
+    pub thing: Option<ThingName>,
+    /// The uplink's CA, certificate and key; the name is the provider's own.
+    pub tls: Tls,
 }
 
 #[derive(Clone, Debug)]

@@ -65,6 +65,7 @@ table!(
         password: String,
         password_file: PathBuf,
         authorizer: Authorizer,
+        sigv4: SigV4,
         keep_alive: Span,
         connect_timeout: Span,
         window: u16,
@@ -92,6 +93,19 @@ table!(
         token_file: PathBuf,
         signature: String,
         signature_file: PathBuf,
+    }
+);
+
+table!(
+    /// `sigv4 = { ... }` of `[uplink]`
+    SigV4 {
+        region: String,
+        source: KeySource,
+        access_key_id: String,
+        secret_access_key_file: PathBuf,
+        endpoint: String,
+        role_alias: String,
+        thing: String,
     }
 );
 
@@ -332,6 +346,11 @@ macro_rules! words {
 }
 
 words!(Protocol { V5 = "5", V3 = "3.1.1" });
+words!(KeySource {
+    Static = "static",
+    Environment = "environment",
+    CredentialsProvider = "credentials-provider",
+});
 words!(Durability { Commit = "commit", Interval = "interval" });
 words!(Dialect { None = "none", Plain = "plain", Aws = "aws" });
 words!(Direction { Both = "both", ToCloud = "to-cloud", ToDevice = "to-device" });

@@ -21,6 +21,7 @@ pub mod things;
 pub mod transform;
 pub mod uplink;
 pub mod values;
+pub mod websocket;
 pub mod write;
 
 use std::collections::HashMap;
@@ -50,7 +51,8 @@ pub fn validate(layered: Layered, report: &mut Report) -> Option<Config> {
     let log = log(&layered.log, report);
     let (buses, devices) = plant(&layered, report);
     let client_id = uplink.as_ref().map_or("", |u| u.client_id.as_str());
-    thing::own(&layered.devices, &identity, client_id, report);
+    let is_signed = layered.uplink.raw.sigv4.is_some();
+    thing::own(&layered.devices, &identity, client_id, is_signed, report);
     if !report.is_clean() {
         return None;
     }

@@ -50,6 +50,7 @@ fn uplink() -> Uplink {
         client_id: "gw-1".into(),
         security: Security::Plain,
         login: None,
+        websocket: None,
         keep_alive: 30 * SECOND,
         connect_timeout: 10 * SECOND,
         window: 100,

@@ -155,3 +155,19 @@
 //! The one crate found for RFC 7030 (est-ca 0.2.0) is young, does not build on docs.rs, makes
 //! the key itself and brings an HTTP client with a tree of its own. `csr` with a script around
 //! it does the same. Cost: that script.
+//!
+//! ## SigV4 with `ring`, not with `aws-sigv4`
+//! Its presigned URLs always carry `X-Amz-Expires`, which the cloud's device gateway does not
+//! list, and it brings 29 crates with a second `http`. The URL is one fixed request, so HMAC and
+//! SHA-256 of `ring` and the escapes of `percent-encoding` are enough; botocore checks the
+//! result. Cost: some hundred lines are ours.
+//!
+//! ## A WebSocket of our own beside the MQTT client
+//! The client's own feature brings crates under the Unlicense, which is not on our list. So
+//! `tokio-tungstenite` opens the WebSocket and the client dials a Unix socket that only this
+//! process may open once. Cost: one more copy of each byte; it is only there with the feature.
+//!
+//! ## Only the gateway signs
+//! A signed URL says whose keys made it, so a thing behind it would be known as the gateway.
+//! `sigv4` beside connections of things is therefore a mistake in the configuration. Cost: a
+//! gateway that has to sign carries its things over its own connection.

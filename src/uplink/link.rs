@@ -20,23 +20,29 @@
 //! goes through the client's channel, which rumqttc leaves alone while its window is full; the
 //! session therefore keeps its own window below what the broker takes ([`Session::inflight_max`]).
 
+#[cfg(feature = "websocket")]
+mod keys;
 pub mod mqtt_session;
 pub mod places;
 mod reason;
 mod v4;
 mod v5;
+mod way;
+#[cfg(feature = "websocket")]
+mod websocket;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::Transport;
+use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use self::mqtt_session::{Client, Limits, MqttSession, Raw};
 use self::places::{Delivery, Places};
 use self::reason::Blame;
+use self::way::{Way, Ways};
 use crate::config::{self, MqttVersion, Security};
 use crate::identity::files;
 use crate::identity::tls;
@@ -177,6 +183,7 @@ impl Identity {
 pub struct MqttLink {
     config: Arc<config::Uplink>,
     identity: Identity,
+    ways: Ways,
 }
 
 /// Why there is no connection, and what that says about what we presented.
@@ -187,10 +194,10 @@ struct Failed {
 
 impl MqttLink {
     pub fn new(config: Arc<config::Uplink>, identity: Identity) -> MqttLink {
-        MqttLink { config, identity }
+        MqttLink { ways: Ways::new(Arc::clone(&config)), config, identity }
     }
 
-    async fn open(&self, transport: Transport, opening: Opening) -> Result<MqttSession, Failed> {
+    async fn open(&self, way: Way, opening: Opening) -> Result<MqttSession, Failed> {
         let c = &*self.config;
         let (id, login) = (self.identity.client_id.as_str(), self.identity.login.as_ref());
         // TCP, TLS and CONNACK each have their own share; together they never take longer.
@@ -202,7 +209,7 @@ impl MqttLink {
         let places = Arc::new(Places::default());
         let (client, limits, task) = match c.protocol {
             MqttVersion::V3_1_1 => {
-                let (client, mut poller) = v4::client(c, id, login, transport, opening, channel);
+                let (client, mut poller) = v4::client(c, id, login, &way, opening, channel);
                 match timeout(patience, v4::opened(&mut poller)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(e)) => return Err(Failed::new(reason::of_v4(&e, true), &e)),
@@ -212,7 +219,7 @@ impl MqttLink {
                 (Client::V4(client), Limits::default(), task)
             }
             MqttVersion::V5 => {
-                let (client, mut poller) = v5::client(c, id, login, transport, opening, channel);
+                let (client, mut poller) = v5::client(c, id, login, &way, opening, channel);
                 let limits = match timeout(patience, v5::opened(&mut poller)).await {
                     Ok(Ok(limits)) => limits,
                     Ok(Err(e)) => return Err(Failed::new(reason::of_v5(&e, true), &e)),
@@ -222,28 +229,27 @@ impl MqttLink {
                 (Client::V5(client), limits, task)
             }
         };
-        Ok(MqttSession::new(client, received, limits, task, places))
+        Ok(MqttSession::new(client, received, limits, task, places, way.holds))
     }
 
-    /// What the wallet holds, and the transport made of it.
-    async fn transport(&self) -> Result<(Transport, Option<(Arc<Wallet>, Presented)>), LinkError> {
-        let rustls = |config| Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(config));
+    /// How TLS is spoken, if at all, and what of a wallet is presented by it.
+    async fn tls(&self) -> Result<(Option<Arc<ClientConfig>>, Option<(Arc<Wallet>, Presented)>), LinkError> {
         match (&self.config.security, &self.identity.credential) {
-            (Security::Plain, _) => Ok((Transport::Tcp, None)),
+            (Security::Plain, _) => Ok((None, None)),
             (Security::Tls(tls), Credential::None) => {
                 let tls = config::Tls { certificate: None, key: None, ..tls.clone() };
                 let config = tls::client_config(&tls).map_err(|e| LinkError::TlsRefused(e.to_string()))?;
-                Ok((rustls(config), None))
+                Ok((Some(config), None))
             }
             (Security::Tls(_), Credential::Files(tls)) => {
                 let config = tls::client_config(tls).map_err(|e| LinkError::TlsRefused(e.to_string()))?;
-                Ok((rustls(config), None))
+                Ok((Some(config), None))
             }
             (Security::Tls(_), Credential::Wallet(wallet)) => {
                 let presented = on_disk(wallet, |w| w.present()).await;
                 match presented.map_err(|e| LinkError::TlsRefused(e.to_string()))? {
                     None => Err(LinkError::Unreachable("there is no certificate yet".into())),
-                    Some(p) => Ok((rustls(Arc::clone(&p.config)), Some((Arc::clone(wallet), p)))),
+                    Some(p) => Ok((Some(Arc::clone(&p.config)), Some((Arc::clone(wallet), p)))),
                 }
             }
         }
@@ -254,8 +260,11 @@ impl Link for MqttLink {
     type Session = MqttSession;
 
     async fn connect(&mut self, opening: Opening) -> Result<MqttSession, LinkError> {
-        let (transport, presented) = self.transport().await?;
-        let opened = self.open(transport, opening).await;
+        let (tls, presented) = self.tls().await?;
+        let opened = match self.ways.open(tls).await {
+            Ok(way) => self.open(way, opening).await,
+            Err(failed) => Err(failed),
+        };
         let Some((wallet, presented)) = presented else { return opened.map_err(|failed| failed.why) };
         let generation = presented.generation;
         let (judged, opened) = match opened {
@@ -308,6 +317,12 @@ impl Failed {
             _ => reason::blame(cause),
         };
         Failed { why, blame }
+    }
+
+    /// Nothing that we presented is to blame.
+    #[cfg(feature = "websocket")]
+    fn nobodys(why: LinkError) -> Failed {
+        Failed { why, blame: Blame::Nobody }
     }
 }
 

@@ -3,6 +3,8 @@
 pub mod authorizer;
 pub mod payload;
 pub mod provisioning;
+pub mod role;
 pub mod shadow_topics;
+pub mod sigv4;
 pub mod size;
 pub mod topics;

@@ -46,6 +46,7 @@ impl Door {
             client_id: "unused".into(),
             security: Security::Tls(tls.clone()),
             login: None,
+            websocket: None,
             keep_alive: 30 * second,
             connect_timeout: 10 * second,
             window: 8,

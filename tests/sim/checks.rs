@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use crate::cloud::Arrival;
 use crate::plant::{DEVICES, LINES, ON_THE_WIRE, POINTS, RESPONSE_TIMEOUT};
+use crate::units::WRITABLE;
 use crate::world::{BASE, BATCH_WINDOW, Evidence};
 
 /// (boot, device, sequence number): the name of a reading for ever.
@@ -57,6 +58,7 @@ pub fn judge(e: &Evidence) -> Vec<String> {
     complaints.extend(taken(e, &all));
     complaints.extend(order(e));
     complaints.extend(faults(e));
+    complaints.extend(crate::things::judge(&e.things));
     complaints
 }
 
@@ -204,6 +206,10 @@ fn truth(e: &Evidence, all: &Readings) -> Vec<String> {
     let mut seen: HashMap<u64, &Name> = HashMap::new();
     for (name, reading) in &all.arrived {
         let Ok(value) = reading.what else { continue };
+        // Registers that are written hold what was written, and not what tells its answer.
+        if WRITABLE.iter().any(|(point, _)| *point == reading.point) {
+            continue;
+        }
         match served.get(&(name.1.as_str(), reading.point.as_str(), value)) {
             None => complaints.push(format!("true: {name:?} {reading:?} was never handed out")),
             Some(at) => {

@@ -6,8 +6,11 @@
 //! before its end; a dropped connection forgets everything. On top of that the broker
 //! acknowledges late, out of order or never, takes messages whose acknowledgement is lost,
 //! is away for long, refuses some messages for good, and hangs up on others.
+//!
+//! What arrives at the gateway comes from [`Service`], which keeps it until it is
+//! acknowledged.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use fieldgate::uplink::link::{Link, LinkError, LinkEvent, Message, Opening, Session, Token};
 
 use crate::dice::{Dice, Spell, ms, spells};
+use crate::service::Service;
 use crate::world::{Planted, Temper};
 
 /// What stood in one message that the broker took.
@@ -36,6 +40,7 @@ pub struct Cloud {
     calm: Duration,
     outages: Vec<Spell>,
     book: Mutex<Book>,
+    pub service: Mutex<Service>,
 }
 
 #[derive(Default)]
@@ -72,7 +77,8 @@ impl Cloud {
             Temper::Wild => spells(&mut dice.of("outage", 0), 4, 70, calm),
         };
         let origin = Instant::now();
-        Arc::new(Cloud { dice, temper, planted, origin, calm, outages, book: Mutex::default() })
+        let service = Mutex::new(Service::new(dice, temper, planted, calm));
+        Arc::new(Cloud { dice, temper, planted, origin, calm, outages, book: Mutex::default(), service })
     }
 
     pub fn arrivals(&self) -> Vec<Arrival> {
@@ -207,6 +213,9 @@ impl Link for CloudLink {
             book.connections
         };
         let character = cloud.character(number);
+        // A broker that restarted may have forgotten the session.
+        let is_lost = !cloud.is_calm() && random.u8(0..10) == 0;
+        cloud.service.lock().unwrap().connects(is_lost);
         Ok(CloudSession {
             cloud: Arc::clone(cloud),
             number,
@@ -216,6 +225,9 @@ impl Link for CloudLink {
             last_id: 0,
             published: 0,
             last_ack: Instant::now(),
+            subscribed: None,
+            arrived: 0,
+            unacked: HashMap::new(),
         })
     }
 }
@@ -230,6 +242,11 @@ pub struct CloudSession {
     last_id: u16,
     published: u64,
     last_ack: Instant,
+    /// From when on the broker sends what it has.
+    subscribed: Option<Instant>,
+    arrived: u64,
+    /// The broker's name of what arrived under each token.
+    unacked: HashMap<u64, u64>,
 }
 
 /// Packet ids come round soon, as with the library.
@@ -262,6 +279,25 @@ impl CloudSession {
                 Some(self.last_ack)
             }
         }
+    }
+}
+
+impl CloudSession {
+    /// What the broker has for the gateway by now. `false`: nothing.
+    fn arrive(&mut self, now: Instant, into: &mut Vec<LinkEvent>) -> bool {
+        let mut service = self.cloud.service.lock().unwrap();
+        service.advance(now - self.cloud.origin);
+        if self.subscribed.is_none_or(|at| at > now) {
+            return false;
+        }
+        let arrivals = service.deliver(self.number, now - self.cloud.origin);
+        for (id, topic, payload) in &arrivals {
+            self.arrived += 1;
+            self.unacked.insert(self.arrived, *id);
+            let token = Token(self.arrived);
+            into.push(LinkEvent::Arrived { topic: topic.clone(), payload: payload.clone(), token });
+        }
+        !arrivals.is_empty()
     }
 }
 
@@ -299,6 +335,16 @@ impl Session for CloudSession {
             }
             Verdict::Takes => {
                 let at = arrives - cloud.origin;
+                let mut service = cloud.service.lock().unwrap();
+                service.advance(now - cloud.origin);
+                if service.hears(at, &message.topic, &payload) {
+                    drop(service);
+                    if let Some(at) = self.ack_at(arrives, &mut random) {
+                        self.events.push((at, LinkEvent::Acked(id)));
+                    }
+                    return Ok(());
+                }
+                drop(service);
                 let arrival = Arrival { at, connection: self.number, topic: message.topic, payload };
                 cloud.take(arrival);
                 LinkEvent::Acked(id)
@@ -310,12 +356,25 @@ impl Session for CloudSession {
         Ok(())
     }
 
-    fn subscribe(&mut self, _: &[String]) -> Result<(), LinkError> {
-        self.events.push((Instant::now(), LinkEvent::Subscribed));
+    fn subscribe(&mut self, filters: &[String]) -> Result<(), LinkError> {
+        let (now, answered) = (Instant::now(), Instant::now() + self.character.transit);
+        if answered < self.character.ends {
+            let mut service = self.cloud.service.lock().unwrap();
+            service.advance(now - self.cloud.origin);
+            service.subscribes(filters);
+        }
+        self.subscribed = Some(answered);
+        self.events.push((answered, LinkEvent::Subscribed));
         Ok(())
     }
 
-    fn ack(&mut self, _: Token) -> Result<(), LinkError> {
+    fn ack(&mut self, token: Token) -> Result<(), LinkError> {
+        let id = self.unacked.remove(&token.0).expect("what is acknowledged arrived");
+        let there = Instant::now() + self.character.transit;
+        let cloud = &self.cloud;
+        if there < self.character.ends {
+            cloud.service.lock().unwrap().acked(id, there - cloud.origin);
+        }
         Ok(())
     }
 
@@ -339,11 +398,15 @@ impl Session for CloudSession {
             if now >= ends {
                 return Err(self.character.why.clone());
             }
-            if due > 0 {
+            if self.arrive(now, into) || due > 0 {
                 return Ok(());
             }
             let next = self.events.first().map_or(ends, |(at, _)| ends.min(*at));
-            sleep_until(next).await;
+            let service = self.cloud.service.lock().unwrap().next(self.number);
+            let service = service.map_or(ends, |at| self.cloud.origin + at);
+            // Before it is subscribed nothing arrives; the answer to that is an event.
+            let service = if self.subscribed.is_some_and(|at| at <= now) { service } else { ends };
+            sleep_until(next.min(service)).await;
         }
     }
 }

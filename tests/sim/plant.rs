@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use fieldgate::bus::line::Dial;
 
 use crate::dice::{Dice, Spell, ms, spells};
+use crate::units::{Registers, WRITABLE, Written};
 use crate::world::{Planted, Temper};
 
 /// Name, line, unit id.
@@ -74,6 +75,7 @@ struct Book {
     counters: HashMap<(usize, usize), u32>,
     requests: HashMap<usize, u64>,
     dials: [u64; LINES.len()],
+    registers: Registers,
 }
 
 enum Fate {
@@ -125,6 +127,15 @@ impl Plant {
 
     pub fn served(&self) -> Vec<Served> {
         self.book.lock().unwrap().served.clone()
+    }
+
+    pub fn written(&self) -> Vec<Written> {
+        self.book.lock().unwrap().registers.written()
+    }
+
+    /// What stands in the registers that can be written, by device.
+    pub fn registers(&self) -> [[u16; WRITABLE.len()]; DEVICES.len()] {
+        self.book.lock().unwrap().registers.values()
     }
 
     pub fn dial(self: &Arc<Self>, line: usize) -> Dial {
@@ -279,6 +290,9 @@ impl Plant {
         let (fate, delay) = self.fate(device, number);
         let mut random = self.dice.of("damage", number * 16 + device as u64);
         let mut values = Vec::new();
+        if request.function == WRITE {
+            return self.written_to(line, device, request, fate, delay, &mut random);
+        }
         let bytes = match fate {
             Fate::Mute => return None,
             Fate::Exception(code) => request.frame(LINES[line], &[request.function | 0x80, code]),
@@ -298,6 +312,12 @@ impl Plant {
                     };
                     (words[at], words[at + 1]) = ((shown >> 16) as u16, shown as u16);
                 }
+                let forgets = self.planted == Planted::UnitForgets && self.now() >= self.calm;
+                let book = self.book.lock().unwrap();
+                for (address, word) in (request.address..).zip(&mut words) {
+                    *word = book.registers.read(device, address, forgets).unwrap_or(*word);
+                }
+                drop(book);
                 let mut pdu = vec![request.function, (request.count * 2) as u8];
                 pdu.extend(words.iter().flat_map(|w| w.to_be_bytes()));
                 request.frame(LINES[line], &pdu)
@@ -317,6 +337,49 @@ impl Plant {
         })
     }
 
+    /// A write: taken or refused, and then the answer to it may go wrong.
+    fn written_to(
+        &self,
+        line: usize,
+        device: usize,
+        request: &Request,
+        fate: Fate,
+        delay: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Option<Pending> {
+        let is_lost = matches!(fate, Fate::Mute) && random.bool();
+        if is_lost {
+            return None;
+        }
+        let ill = if let Fate::Exception(code) = fate { Some(code) } else { None };
+        let write = (device, request.address, request.count);
+        let answer = self.book.lock().unwrap().registers.write(write, self.now(), ill, self.planted);
+        let pdu = match answer {
+            Ok(()) => {
+                let [a, b] = request.address.to_be_bytes();
+                let [c, d] = request.count.to_be_bytes();
+                vec![request.function, a, b, c, d]
+            }
+            Err(code) => vec![request.function | 0x80, code],
+        };
+        let bytes = request.frame(LINES[line], &pdu);
+        let bytes = match fate {
+            Fate::Mute | Fate::LateBeyond => return None,
+            Fate::Garbled => garble(LINES[line], bytes, random),
+            _ => bytes,
+        };
+        Some(Pending {
+            due: Instant::now() + delay,
+            device,
+            bytes,
+            forgettable: false,
+            values: Vec::new(),
+            good: false,
+            garbled: false,
+            disturbed: false,
+        })
+    }
+
     /// The next value of a point, entered in the book; its place there.
     fn hand_out(&self, device: usize, point: usize) -> (usize, u32) {
         let at = self.now();
@@ -330,16 +393,21 @@ impl Plant {
     }
 }
 
+/// Write one register; its frame is as long as that of a read.
+const WRITE: u8 = 6;
+
 struct Request {
     transaction: u16,
     unit: u8,
     function: u8,
     address: u16,
+    /// Of registers; of a write its value.
     count: u16,
 }
 
 impl Request {
-    /// The next whole request of what was heard. The agent only reads here.
+    /// The next whole request of what was heard. The agent reads holding
+    /// registers and writes single ones.
     fn take(framing: Framing, heard: &mut Vec<u8>) -> Option<Request> {
         let (header, whole) = match framing {
             Framing::Rtu => (0, 8),

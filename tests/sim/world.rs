@@ -9,71 +9,42 @@
 //! The way of a world: chaos, with lives between power cuts and with disk stalls → `calm`, no
 //! more faults → `closed`, no more readings → at rest → an orderly stop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use tokio::task::JoinHandle;
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, advance, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use fieldgate::app::{App, World};
-use fieldgate::config::{Config, load};
 use fieldgate::metrics::Metrics;
 use fieldgate::model::time::{CLOCK_PLAUSIBLE_FROM, Clock, Timestamp};
-use fieldgate::store::{Disk, Store};
+use fieldgate::shadow::Shadow;
+use fieldgate::store::{Disk, Store, audit};
 use fieldgate::supervise::Ended;
 
 use crate::cloud::{Arrival, Cloud, CloudLink};
 use crate::dice::{Dice, ms};
-use crate::plant::{DEVICES, Framing, LATE_WINDOW, LINES, POINTS, Plant, RESPONSE_TIMEOUT, Served};
+use crate::plant::{DEVICES, Plant, Served};
+pub use crate::planted::Planted;
+use crate::service::{Asked, Dialect, Said};
+use crate::setup::{self, Shelf, config, standing, taken_in};
+use crate::units::{WRITABLE, Written};
 
 /// Wall time at the beginning of every world.
 pub const BASE: Timestamp = Timestamp(CLOCK_PLAUSIBLE_FROM.0 + 86_400_000);
 pub const BATCH_WINDOW: Duration = Duration::from_millis(3);
-const WINDOW: u16 = 12;
+pub const WINDOW: u16 = 12;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Temper {
     /// Nothing ever goes wrong.
     Calm,
     Wild,
-}
-
-/// A bug put into the world, to prove that the check for it bites.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Planted {
-    Nothing,
-    /// The broker acknowledges what never reached it: a row is deleted too early.
-    BrokerAcksUnseen,
-    /// The broker loses what it acknowledged.
-    BrokerForgets,
-    BrokerReorders,
-    /// A message that comes again has another value in it.
-    BrokerRewrites,
-    /// A reading is cut from a message.
-    BrokerCutsShort,
-    /// The broker is not there at the end.
-    BrokerNeverComes,
-    FaultsGetLost,
-    /// A unit answers with the counter of another point.
-    UnitMixesUpPoints,
-    /// A unit gives the same count twice.
-    UnitRepeatsItself,
-    /// A value was handed out that the book does not know.
-    BookMissesAValue,
-    /// The book knows of an answer that was never given.
-    BookInventsAnAnswer,
-    /// The power cut takes commits back that were on the disk.
-    CutTakesCommitsBack,
-    /// An agent that starts from an empty store after each cut.
-    CutTakesTheFile,
-    /// A row is gone from the file that nobody counted.
-    CutTakesARow,
-    /// A world that is said to be calm and is not.
-    CalmIsNone,
 }
 
 /// What a world is made of.
@@ -109,7 +80,7 @@ pub struct Life {
     pub cut: Option<Duration>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Evidence {
     pub served: Vec<Served>,
     pub arrivals: Vec<Arrival>,
@@ -129,6 +100,31 @@ pub struct Evidence {
     pub expires: bool,
     pub commits: u64,
     pub stopped: Option<String>,
+    pub things: Things,
+}
+
+/// What a world leaves behind about things.
+#[derive(Clone, Debug)]
+pub struct Things {
+    pub dialect: Dialect,
+    /// Desired values of `set` expire.
+    pub ages: bool,
+    pub asked: Vec<Asked>,
+    pub said: Vec<Said>,
+    pub written: Vec<Written>,
+    /// The store at each power cut, and at the very end.
+    pub shelves: Vec<Shelf>,
+    /// The store and the registers shortly before the lines are closed, when everything has
+    /// come to rest.
+    pub settled: Shelf,
+    pub registers: [[u16; WRITABLE.len()]; DEVICES.len()],
+    /// The shadows of the cloud's own service.
+    pub cloud: BTreeMap<(String, String), Shadow>,
+    /// What the application wants in the end, by device; dialect aws.
+    pub wanted: Vec<BTreeMap<usize, u16>>,
+    pub audit: Vec<serde_json::Value>,
+    /// What is wrong with the chain of the audit log.
+    pub broken: Option<String>,
 }
 
 /// Runs a world from its beginning to its rest.
@@ -164,7 +160,9 @@ struct Stage {
     lives: Vec<Life>,
     misfits: Vec<String>,
     expires: bool,
+    ages: bool,
     commits: u64,
+    shelves: Vec<Shelf>,
 }
 
 struct Agent {
@@ -193,7 +191,9 @@ impl Stage {
             lives: Vec::new(),
             misfits: Vec::new(),
             expires: story.temper == Temper::Wild && dice.of("expires", 0).u8(0..4) == 0,
+            ages: dice.of("ages", 0).bool(),
             commits: 0,
+            shelves: Vec::new(),
         }
     }
 
@@ -211,6 +211,9 @@ impl Stage {
             Power::BeforeCommit(n) => self.cut_at_commit(n, true).await,
             Power::Seeded | Power::Steady => self.start(),
         };
+        self.until(self.closed.saturating_sub(Duration::from_millis(700))).await;
+        agent.store.run(|_| ()).await;
+        let settled = (Shelf::of(&self.file(), self.origin.elapsed()), self.plant.registers());
         self.until(self.closed).await;
         // Rest: what stands in the outbox now leaves it, and nothing new comes.
         // The units, asked for the last time, are told silent within their backoff.
@@ -220,7 +223,7 @@ impl Stage {
             sleep(Duration::from_secs(1)).await;
         }
         sleep(Duration::from_secs(3)).await;
-        self.finish(agent).await
+        self.finish(agent, settled).await
     }
 
     fn cuts(&self) -> Vec<Duration> {
@@ -241,7 +244,7 @@ impl Stage {
 
     fn start(&mut self) -> Agent {
         let file = self.file();
-        let config = config(&file, self.expires);
+        let config = config(&file, self.expires, self.cloud.service.lock().unwrap().dialect, self.ages);
         let plant = Arc::clone(&self.plant);
         let world: World<CloudLink> = World {
             clock: Clock::Simulated { base: BASE, origin: self.origin },
@@ -320,6 +323,16 @@ impl Stage {
             let db = Connection::open(&to).unwrap();
             db.execute("DELETE FROM outbox WHERE id = (SELECT max(id) FROM outbox)", []).unwrap();
         }
+        let damage = match self.story.planted {
+            Planted::CutTakesAnAuditEntry => "DELETE FROM audit WHERE id = (SELECT max(id) - 1 FROM audit)",
+            Planted::CutTakesVersions => "UPDATE shadow SET version = version / 2",
+            Planted::CutTakesDesired => "UPDATE shadow SET state = '{}', metadata = '{}' WHERE name = ''",
+            _ => "",
+        };
+        if !damage.is_empty() {
+            Connection::open(&to).unwrap().execute_batch(damage).unwrap();
+        }
+        self.shelves.push(Shelf::of(&from, cut));
         let boot = agent.store.boot().to_string();
         let taken = taken_in(&from) - agent.taken_before;
         assert!(!agent.task.is_finished(), "the agent ended by itself: {:?}", agent.task.await);
@@ -350,7 +363,11 @@ impl Stage {
         self.start()
     }
 
-    async fn finish(mut self, agent: Agent) -> Evidence {
+    async fn finish(
+        mut self,
+        agent: Agent,
+        (settled, registers): (Shelf, [[u16; WRITABLE.len()]; DEVICES.len()]),
+    ) -> Evidence {
         let file = self.file();
         let tally = agent.store.tally();
         let boot = agent.store.boot().to_string();
@@ -361,6 +378,7 @@ impl Stage {
             Ok(Err(ended)) => Some(ended.to_string()),
             Err(e) => Some(e.to_string()),
         };
+        self.shelves.push(Shelf::of(&file, self.origin.elapsed()));
         let (rows_left, readings_left) = standing(&file);
         let ledger = agent.store.ledger().unwrap();
         self.lives.push(Life { boot, taken: tally.taken - agent.taken_before, cut: None });
@@ -369,7 +387,9 @@ impl Stage {
             let value = served[0].value + 60_000;
             served.push(Served { value, proper: true, ..served[0].clone() });
         }
+        let things = self.things(&file, settled, registers);
         Evidence {
+            things,
             served,
             arrivals: self.cloud.arrivals(),
             refused: self.cloud.refused(),
@@ -383,6 +403,43 @@ impl Stage {
             expires: self.expires,
             commits: self.commits,
             stopped,
+        }
+    }
+}
+
+impl Stage {
+    fn things(
+        &self,
+        file: &Path,
+        settled: Shelf,
+        registers: [[u16; WRITABLE.len()]; DEVICES.len()],
+    ) -> Things {
+        let mut written = self.plant.written();
+        let repeats =
+            |w: &Written, point| Written { point, at: w.at + Duration::from_secs(600), ..w.clone() };
+        match (self.story.planted, written.first().cloned()) {
+            (Planted::BookInventsAWrite, Some(w)) => written.push(Written { value: 4_999, ..w }),
+            (Planted::BookRepeatsAWrite, _) => {
+                let again: Vec<Written> =
+                    written.iter().filter(|w| w.point == 0).map(|w| repeats(w, 0)).collect();
+                written.extend(again);
+            }
+            _ => {}
+        }
+        let service = self.cloud.service.lock().unwrap();
+        Things {
+            dialect: service.dialect,
+            ages: self.ages,
+            asked: service.asked.clone(),
+            said: service.said.clone(),
+            written,
+            shelves: self.shelves.clone(),
+            settled,
+            registers,
+            cloud: service.shadows.clone(),
+            wanted: service.wanted.clone(),
+            audit: setup::audit(file),
+            broken: audit::verify(file, None).unwrap().err().map(|e| e.to_string()),
         }
     }
 }
@@ -416,59 +473,4 @@ async fn pass(time: Duration) {
             yield_now().await;
         }
     }
-}
-
-fn taken_in(file: &Path) -> i64 {
-    look(file, "SELECT taken, 0 FROM tally").0
-}
-
-/// Rows and readings that stand in the outbox.
-fn standing(file: &Path) -> (i64, i64) {
-    look(file, "SELECT count(*), coalesce(sum(readings), 0) FROM outbox")
-}
-
-fn look(file: &Path, question: &str) -> (i64, i64) {
-    let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    db.query_row(question, [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap()
-}
-
-fn config(file: &Path, expires: bool) -> Config {
-    let folder = file.parent().unwrap();
-    std::fs::create_dir_all(folder).unwrap();
-    let mut text = format!(
-        "[gateway]\nname = \"gw\"\n\
-         [uplink]\nurl = \"mqtt://cloud.example\"\ninsecure = true\nwindow = {WINDOW}\n\
-         keep_alive = \"10s\"\nconnect_timeout = \"5s\"\nreconnect_max = \"10s\"\n\
-         [store]\npath = \"{}\"\nbatch_window = \"{}ms\"\n",
-        file.display(),
-        BATCH_WINDOW.as_millis(),
-    );
-    if expires {
-        text += "max_age = \"20s\"\n";
-    }
-    for (number, framing) in LINES.iter().enumerate() {
-        text += &format!("[[bus]]\nname = \"line-{number}\"\nreconnect_max = \"5s\"\n");
-        text += match framing {
-            Framing::Rtu => "transport = \"serial\"\npath = \"/dev/ttyS0\"\nbaud = 19200\n",
-            Framing::Mbap => "transport = \"tcp\"\nhost = \"192.0.2.1\"\nconnect_timeout = \"2s\"\n",
-        };
-    }
-    for (name, line, unit_id) in DEVICES {
-        text += &format!(
-            "[[device]]\nname = \"{name}\"\nbus = \"line-{line}\"\nunit_id = {unit_id}\n\
-             response_timeout = \"{}ms\"\nlate_window = \"{}ms\"\nsilent_after = 2\n\
-             backoff_max = \"8s\"\nhole_retry = \"20s\"\ninterval = \"1s\"\n",
-            RESPONSE_TIMEOUT.as_millis(),
-            LATE_WINDOW.as_millis(),
-        );
-        for (point, address) in POINTS {
-            text += &format!(
-                "[[device.point]]\nname = \"{point}\"\ntable = \"holding\"\naddress = {address}\ntype = \"uint32\"\n"
-            );
-        }
-        text += "interval = \"5s\"\n";
-    }
-    let path = folder.join("fieldgate.toml");
-    std::fs::write(&path, text).unwrap();
-    load::load_with(&path, std::iter::empty()).unwrap_or_else(|e| panic!("{e}"))
 }

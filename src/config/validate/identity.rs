@@ -153,8 +153,19 @@ fn endpoint(
     place: &Place,
     report: &mut Report,
 ) -> Option<(String, u16)> {
-    let Some(url) = &raw.url else { return uplink.map(|u| (u.host.clone(), u.port)) };
+    let why = "the claim is shown by MQTT without WebSocket";
+    let Some(url) = &raw.url else {
+        let uplink = uplink?;
+        if uplink.websocket.is_some() {
+            report.error(place, "claim.url", why, "write claim.url = \"mqtts://HOST\"");
+        }
+        return Some((uplink.host.clone(), uplink.port));
+    };
     match parse_url(url) {
+        Ok(address) if address.websocket => {
+            report.error(place, "claim.url", why, "write mqtts://");
+            None
+        }
         Ok(address) if address.tls => Some((address.host, address.port)),
         Ok(_) => {
             report.error(place, "claim.url", "a claim is a certificate, which needs TLS", "write mqtts://");

@@ -40,9 +40,16 @@ pub fn unique(devices: &[Device], entries: &[DeviceEntry], report: &mut Report) 
     }
 }
 
-/// A connection of its own needs somebody who makes its certificate, and a client id that
-/// nobody else has.
-pub fn own(entries: &[DeviceEntry], identity: &Identity, client_id: &str, report: &mut Report) {
+/// A connection of its own needs somebody who makes its certificate, a client id that nobody
+/// else has, and a broker that asks for the certificate: a signed URL (`is_signed`) says who
+/// the gateway is, whosever certificate comes with it.
+pub fn own(
+    entries: &[DeviceEntry],
+    identity: &Identity,
+    client_id: &str,
+    is_signed: bool,
+    report: &mut Report,
+) {
     let nobody = identity.enroller == EnrollerKind::None;
     for DeviceEntry { raw, place, .. } in entries {
         let own = match raw.uplink {
@@ -53,6 +60,11 @@ pub fn own(entries: &[DeviceEntry], identity: &Identity, client_id: &str, report
         if own && nobody {
             let help = "write identity.enroller = \"local-ca\" (or \"claim\", \"csr\", \"files\"), or uplink = \"gateway\"";
             report.error(place, "uplink", "a connection of its own needs a certificate", help);
+        }
+        if own && !nobody && is_signed {
+            let help = "write uplink = \"gateway\", or take mqtts:// and a certificate for the uplink";
+            let message = "a connection of its own beside sigv4, which signs for the gateway only";
+            report.error(place, "uplink", message, help);
         }
         let name = raw.name.as_deref().unwrap_or_default();
         let thing = raw.thing.clone().unwrap_or_else(|| thing_of(&DeviceName::new(name)).as_str().to_owned());

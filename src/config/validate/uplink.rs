@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::authorizer;
 use super::values::{DAY, HOUR, Reader, SECOND};
+use super::websocket::{self, Spot};
 use crate::config::errors::{Place, Report};
 use crate::config::load::{Layered, Placed};
 use crate::config::{Login, MqttVersion, Security, Tls, Uplink, credential, raw, text};
@@ -15,13 +16,16 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
     let address = address(raw.url.as_deref(), place, report);
     let host = address.as_ref().map_or("", |a| a.host.as_str());
     let is_tls = address.as_ref().is_none_or(|a| a.tls);
-    if address.is_some() {
-        plain_or_tls(raw, is_tls, place, report);
+    if let Some(address) = &address {
+        plain_or_tls(raw, address, place, report);
     }
     let mut tls = tls(raw, host, &layered.directory, place, report);
-    if raw.authorizer.is_some() && is_tls && address.as_ref().is_some_and(|a| a.port == 443) {
+    // Inside a WebSocket the handshake says nothing of MQTT.
+    if raw.authorizer.is_some() && address.as_ref().is_some_and(|a| a.tls && !a.websocket && a.port == 443) {
         authorizer::alpn(raw, &mut tls, place, report);
     }
+    let spot = Spot { raw, address: address.as_ref(), directory: &layered.directory, place };
+    let websocket = websocket::websocket(&spot, &tls, report);
     let security = if is_tls { Security::Tls(tls) } else { Security::Plain };
     let login = login(raw, &layered.directory, place, report);
     let topic = template(
@@ -74,6 +78,7 @@ pub fn uplink(layered: &Layered, gateway: &GatewayName, report: &mut Report) -> 
         client_id,
         security,
         login,
+        websocket,
         keep_alive,
         connect_timeout,
         window,
@@ -105,8 +110,18 @@ pub struct Address {
     pub host: String,
     pub port: u16,
     pub tls: bool,
+    pub websocket: bool,
 }
 
+impl Address {
+    /// The schemes with and without TLS.
+    fn schemes(&self) -> [&'static str; 2] {
+        if self.websocket { ["wss://", "ws://"] } else { ["mqtts://", "mqtt://"] }
+    }
+}
+
+/// The only path that brokers serve MQTT under.
+const WEBSOCKET_PATH: &str = "/mqtt";
 const URL_HELP: &str = "write \"mqtts://HOST\" or \"mqtts://HOST:PORT\"";
 
 fn address(url: Option<&str>, place: &Place, report: &mut Report) -> Option<Address> {
@@ -127,11 +142,13 @@ pub fn parse_url(url: &str) -> Result<Address, (String, String)> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err((format!("\"{url}\" is not a URL"), URL_HELP.into()));
     };
-    let (tls, default_port) = match scheme {
-        "mqtts" => (true, 8883),
-        "mqtt" => (false, 1883),
+    let (tls, websocket, default_port) = match scheme {
+        "mqtts" => (true, false, 8883),
+        "mqtt" => (false, false, 1883),
+        "wss" => (true, true, 443),
+        "ws" => (false, true, 80),
         other => {
-            let help = format!("{}; {URL_HELP}", text::suggest(other, ["mqtts", "mqtt"]));
+            let help = format!("{}; {URL_HELP}", text::suggest(other, ["mqtts", "mqtt", "wss", "ws"]));
             return Err((format!("the scheme \"{other}\" is not served"), help));
         }
     };
@@ -141,6 +158,7 @@ pub fn parse_url(url: &str) -> Result<Address, (String, String)> {
             "use username and password_file".into(),
         ));
     }
+    let rest = rest.strip_suffix(WEBSOCKET_PATH).filter(|_| websocket).unwrap_or(rest);
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
         Some((host, port)) => (host, port.strip_prefix(':')),
@@ -156,18 +174,20 @@ pub fn parse_url(url: &str) -> Result<Address, (String, String)> {
             _ => return Err((format!("\"{port}\" is not a port"), "1 to 65535".into())),
         },
     };
-    Ok(Address { host: host.to_owned(), port, tls })
+    Ok(Address { host: host.to_owned(), port, tls, websocket })
 }
 
-fn plain_or_tls(raw: &raw::Uplink, is_tls: bool, place: &Place, report: &mut Report) {
-    match (is_tls, raw.insecure.unwrap_or(false)) {
+fn plain_or_tls(raw: &raw::Uplink, address: &Address, place: &Place, report: &mut Report) {
+    let [secure, plain] = address.schemes();
+    match (address.tls, raw.insecure.unwrap_or(false)) {
         (true, true) => {
-            let help = "remove insecure, or write mqtt:// if the broker has no TLS";
-            report.error(place, "insecure", "contradicts mqtts://", help);
+            let help = format!("remove insecure, or write {plain} if the broker has no TLS");
+            report.error(place, "insecure", format!("contradicts {secure}"), help);
         }
         (false, false) => {
-            let help = "write mqtts://, or insecure = true to send readings and password in the clear";
-            report.error(place, "url", "mqtt:// is not encrypted", help);
+            let help =
+                format!("write {secure}, or insecure = true to send readings and password in the clear");
+            report.error(place, "url", format!("{plain} is not encrypted"), help);
         }
         (false, true) => {
             let why = "has no meaning without TLS";
@@ -179,7 +199,7 @@ fn plain_or_tls(raw: &raw::Uplink, is_tls: bool, place: &Place, report: &mut Rep
                 ("authorizer", raw.authorizer.is_some()),
                 ("alpn", raw.alpn.as_ref().is_some_and(|a| !a.is_empty())),
             ];
-            Reader { place, report }.refuse(why, "remove it, or write mqtts://", &keys);
+            Reader { place, report }.refuse(why, &format!("remove it, or write {secure}"), &keys);
             report.warn(place, "insecure", "readings and password are sent in the clear");
         }
         (true, false) => {}

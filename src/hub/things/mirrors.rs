@@ -66,6 +66,9 @@ impl Things {
         let settings = Settings {
             rules: Rules { desired: owner(rule.desired), reported: owner(rule.reported) },
             direction: match rule.direction {
+                // What fieldgate says of its own work nobody else has a say in: a half that the
+                // cloud still holds must not come back as news.
+                _ if *name == self.telling => Direction::ToCloud,
                 raw::Direction::Both => Direction::Both,
                 raw::Direction::ToCloud => Direction::ToCloud,
                 raw::Direction::ToDevice => Direction::ToDevice,

@@ -26,6 +26,8 @@ pub struct MqttSession {
     arrived: u64,
     /// In the order of arrival.
     unacked: VecDeque<(Token, Delivery, Receipt)>,
+    /// What the way to the broker needs to stay open.
+    _holds: Option<Box<dyn Send + Sync>>,
 }
 
 pub(super) enum Client {
@@ -156,6 +158,7 @@ impl MqttSession {
         limits: Limits,
         task: tokio::task::JoinHandle<()>,
         places: Arc<Places>,
+        holds: Option<Box<dyn Send + Sync>>,
     ) -> MqttSession {
         MqttSession {
             client,
@@ -168,6 +171,7 @@ impl MqttSession {
             refused: Vec::new(),
             arrived: 0,
             unacked: VecDeque::new(),
+            _holds: holds,
         }
     }
 

@@ -98,7 +98,7 @@ pub fn blame(e: &(dyn StdError + 'static)) -> Blame {
     Blame::Nobody
 }
 
-fn of_any(e: &(dyn StdError + 'static), connecting: bool) -> LinkError {
+pub fn of_any(e: &(dyn StdError + 'static), connecting: bool) -> LinkError {
     if let Some(tls) = find_rustls(e) {
         return LinkError::TlsRefused(words(tls));
     }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, LastWill, MqttOptions, Outgoing, Packet, Publish, QoS,
-    SubscribeFilter, SubscribeReasonCode, Transport,
+    SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::mqtt_session::{Raw, Receipt};
 use super::places::{Delivery, Places};
+use super::way::Way;
 use super::{HEADER_MAX, INCOMING_MAX, LinkError, LinkEvent, OWN_MESSAGES, Opening, reason};
 use crate::config;
 
@@ -19,17 +20,17 @@ pub fn client(
     c: &config::Uplink,
     client_id: &str,
     login: Option<&config::Login>,
-    transport: Transport,
+    way: &Way,
     opening: Opening,
     channel: usize,
 ) -> (AsyncClient, EventLoop) {
-    let mut o = MqttOptions::new(client_id, c.host.clone(), c.port);
+    let mut o = MqttOptions::new(client_id, way.host.clone(), way.port);
     o.set_keep_alive(c.keep_alive)
         .set_clean_session(!opening.receives)
         .set_manual_acks(true)
         .set_inflight(c.window.saturating_add(OWN_MESSAGES))
         .set_max_packet_size(INCOMING_MAX, c.payload_max + HEADER_MAX)
-        .set_transport(transport);
+        .set_transport(way.transport.clone());
     if let Some(will) = opening.will {
         o.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, will.retain));
     }

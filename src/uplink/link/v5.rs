@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::Outgoing;
-use rumqttc::Transport;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet, PubAckReason, Publish, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
@@ -13,6 +12,7 @@ use tokio::time::timeout;
 
 use super::mqtt_session::{Limits, Raw, Receipt};
 use super::places::{Delivery, Places};
+use super::way::Way;
 use super::{INCOMING_MAX, LinkError, LinkEvent, OWN_MESSAGES, Opening, RECEIVE_MAX, reason};
 use crate::config;
 
@@ -20,11 +20,11 @@ pub fn client(
     c: &config::Uplink,
     client_id: &str,
     login: Option<&config::Login>,
-    transport: Transport,
+    way: &Way,
     opening: Opening,
     channel: usize,
 ) -> (AsyncClient, EventLoop) {
-    let mut o = MqttOptions::new(client_id, c.host.clone(), c.port);
+    let mut o = MqttOptions::new(client_id, way.host.clone(), way.port);
     // Without the property the session ends with the connection.
     let expiry = opening.receives.then(|| u32::try_from(c.session_expiry.as_secs()).unwrap_or(u32::MAX));
     o.set_keep_alive(c.keep_alive)
@@ -35,7 +35,7 @@ pub fn client(
         .set_outgoing_inflight_upper_limit(c.window.saturating_add(OWN_MESSAGES))
         .set_max_packet_size(Some(INCOMING_MAX as u32))
         .set_connection_timeout(c.connect_timeout.as_secs().max(1))
-        .set_transport(transport);
+        .set_transport(way.transport.clone());
     if let Some(will) = opening.will {
         o.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, will.retain, None));
     }
