@@ -377,6 +377,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_is_retired_and_the_others_live_on() {
+        let (diary, stop) = (Diary::default(), CancellationToken::new());
+        let mut all = plant(&diary);
+        let own = all.token(Stage::Bus).child_token();
+        let (token, notes) = (own.clone(), diary.clone());
+        let task = all.spawn("second bus", Stage::Bus, async move {
+            token.cancelled().await;
+            sleep(Duration::from_secs(1)).await;
+            notes.note("second bus");
+            Ok::<(), String>(())
+        });
+        all.retire(task, &own, Instant::now() + GRACE).await;
+        assert_eq!(diary.read(), ["second bus"]);
+        // One that is deaf is cut, and that is nobody's end.
+        let own = all.token(Stage::Bus).child_token();
+        let task = all.spawn("deaf", Stage::Bus, std::future::pending::<Result<(), String>>());
+        all.retire(task, &own, Instant::now() + GRACE).await;
+        stop.cancel();
+        assert_eq!(all.run(stop, GRACE).await, Ok(()));
+        assert_eq!(diary.read()[1..], WHOLE_STOP);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_ends_unasked_while_another_is_retired_is_not_forgotten() {
+        let mut all = plant(&Diary::default());
+        all.spawn("odd", Stage::Service, async { Err::<(), _>("broken") });
+        let own = all.token(Stage::Bus).child_token();
+        let token = own.clone();
+        let task = all.spawn("second bus", Stage::Bus, async move {
+            token.cancelled().await;
+            sleep(Duration::from_secs(1)).await;
+            Ok::<(), String>(())
+        });
+        all.retire(task, &own, Instant::now() + GRACE).await;
+        let ended = all.unasked().await;
+        assert_eq!(ended, Ended { task: "odd".into(), why: Why::Failed("broken".into()) });
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_failure_while_stopping_is_the_result_of_the_stop() {
         let (diary, stop) = (Diary::default(), CancellationToken::new());
         let mut all = plant(&diary);
