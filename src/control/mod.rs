@@ -64,8 +64,6 @@ pub struct Room {
     pub clock: Clock,
     /// Takes what is asked of shadows.
     pub hub: mpsc::Sender<channel::Ask>,
-    /// Absent where no identity is kept.
-    pub keeper: Option<mpsc::Sender<IdentityAsk>>,
     /// Absent where the configuration stays as it is.
     pub reloads: Option<mpsc::Sender<Reload>>,
     pub started: Instant,
@@ -224,7 +222,7 @@ impl Room {
     }
 
     async fn ask_keeper(&self, what: IdentityWanted) -> Answer {
-        let Some(keeper) = &self.keeper else {
+        let Some(keeper) = self.plant().keeper.clone() else {
             return Answer::error(Why::Failed, "this agent keeps no identities; see [identity]");
         };
         let (answer, answered) = oneshot::channel();
