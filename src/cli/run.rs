@@ -20,7 +20,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Failure, exit};
-use crate::app::{App, Source};
+use crate::app::{App, Relog, Source};
 use crate::channel::Reload;
 use crate::config::{Config, Log, LogFormat};
 
@@ -109,9 +109,6 @@ async fn either(
         _ = interrupt.recv() => "SIGINT",
     }
 }
-
-/// Makes the log speak at another level.
-type Relog = Box<dyn FnMut(&Log) -> Result<(), String> + Send + Sync>;
 
 fn start_log(log: &Log) -> anyhow::Result<Relog> {
     let filter = filter(&log.level)

@@ -94,6 +94,15 @@
 //! A bug in one room is caught where the tasks are joined; the others drain, and the committed
 //! readings are delivered or kept. Cost: a somewhat larger binary.
 //!
+//! ## A reload keeps tasks, not state
+//!
+//! A bus task whose bus and devices are equal in both configurations is left running; every
+//! other is ended between two calls and started anew. A device keeps its index for as long as
+//! it is configured, so a task that stays need not be told anything. The alternative, to stop
+//! everything and hand the open ports and the MQTT session over, would have dropped what did
+//! not change: report by exception, backoff, the schedule. What shapes the file or the
+//! shadows themselves is left to a restart, which takes a second and loses nothing.
+//!
 //! ## The watchdog looks at work, not at time
 //! A timer would be fed by a process of which every other task hangs. So each stage is judged
 //! by what it did against what it had to do, and is excused when it has stated why it cannot.
