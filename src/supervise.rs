@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::field::{DisplayValue, display};
 use tracing::{debug, error, warn};
 
 /// When a task is asked to stop: in the order in which they stand here.
@@ -118,7 +119,8 @@ impl Supervisor {
             ended = self.next(Phase::Living) => ended,
         };
         if let Some(ended) = &first {
-            error!(task = %ended.task, why = %ended.why, "a task ended; stopping the others");
+            let [bus, thing] = whose(&ended.task);
+            error!(task = %ended.task, bus, thing, why = %ended.why, "a task ended; stopping the others");
         }
         crate::notify::stopping();
         let start = Instant::now();
@@ -156,7 +158,8 @@ impl Supervisor {
     fn cut(&mut self, stage: Stage) -> Option<Ended> {
         let mut overstayed = None;
         for task in self.running.extract_if(|_, task| task.stage == stage).map(|(_, task)| task) {
-            warn!(task = %task.name, "did not stop in its time and was cut");
+            let [bus, thing] = whose(&task.name);
+            warn!(task = %task.name, bus, thing, "did not stop in its time and was cut");
             task.handle.abort();
             if matches!(stage, Stage::Bus | Stage::Hub) {
                 overstayed.get_or_insert(Ended { task: task.name, why: Why::Overstayed });
@@ -180,11 +183,19 @@ impl Supervisor {
                     debug!(task = %task.name, "stopped");
                     return None;
                 }
-                why => error!(task = %task.name, %why, "failed while stopping"),
+                why => {
+                    let [bus, thing] = whose(&task.name);
+                    error!(task = %task.name, bus, thing, %why, "failed while stopping");
+                }
             }
         }
         Some(Ended { task: task.name, why })
     }
+}
+
+/// The bus or the thing that a task is named after, as fields of the log.
+fn whose(task: &str) -> [Option<DisplayValue<&str>>; 2] {
+    ["bus ", "uplink "].map(|kind| task.strip_prefix(kind).map(display))
 }
 
 impl Default for Supervisor {
