@@ -120,6 +120,11 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// The command line as it is parsed, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match dispatch(cli) {
