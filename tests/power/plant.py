@@ -1,6 +1,6 @@
 """A foreign Modbus server (pymodbus) whose every answered value can be recognised.
 
-    plant.py PORT UNITS POINTS
+    plant.py PORT|TTY UNITS POINTS
 
 Point k of a unit is the uint32 at holding registers 2k and 2k+1: unit in the top byte, k + 1
 in the next, and in the low word a counter that grows with each read. Registers from 100 on
@@ -10,11 +10,12 @@ can be written and hold what was written.
 import asyncio
 import sys
 
+from pymodbus import FramerType
 from pymodbus.datastore import ModbusServerContext
 from pymodbus.datastore.context import ModbusBaseSlaveContext
-from pymodbus.server import ModbusTcpServer
+from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 
-port, units, points = (int(a) for a in sys.argv[1:])
+where, units, points = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 
 class Unit(ModbusBaseSlaveContext):
@@ -42,7 +43,12 @@ class Unit(ModbusBaseSlaveContext):
 
 async def main():
     context = ModbusServerContext(slaves={u: Unit(u) for u in range(1, units + 1)}, single=False)
-    await ModbusTcpServer(context, address=("127.0.0.1", port)).serve_forever()
+    if where.isdigit():
+        server = ModbusTcpServer(context, address=("127.0.0.1", int(where)))
+    else:
+        # Another unit's request is none of this server's business: silence, no exception.
+        server = ModbusSerialServer(context, framer=FramerType.RTU, port=where, baudrate=19200, ignore_missing_slaves=True)
+    await server.serve_forever()
 
 
 asyncio.run(main())

@@ -41,7 +41,7 @@ class Recording:
         disk = RecordedDisk(world.work, world.mount)
         try:
             (world.mount / "fieldgate").mkdir()
-            world.start_broker()
+            world.start_broker(world.tell("identity", "ca", "--create"))
             self.eye = Eye(world.ports["plain"], self._accepted)
             self._start()
             watchers = [threading.Thread(target=self._watch, args=(w, p)) for w, p in (

@@ -131,11 +131,10 @@ class Judge:
                 order = self.p.serials[thing]
                 is_newer = serial not in order[: order.index(promised)]
                 self.hold("pair", serial is not None and is_newer, f"{path.name} is older than what was accepted")
-        # Whatever else lies there under its final name is whole, too.
+        # Whatever lies there under its final name is whole, promised or not.
         if folder.exists():
             for path in folder.glob("*.pem"):
-                if path.name not in [f"{thing}.pem" for thing in THINGS]:
-                    self._whole(path)
+                self._whole(path)
 
     def _whole(self, path: Path):
         mode = stat.S_IMODE(path.stat().st_mode)

@@ -30,6 +30,21 @@ def listens(port):
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
+def device(name, bus, unit, uplink):
+    text = f"""
+[[device]]
+name = "{name}"
+bus = "{bus}"
+unit_id = {unit}
+interval = "{PERIOD}"
+uplink = "{uplink}"
+"""
+    for k in range(POINTS):
+        text += f'[[device.point]]\nname = "p{k}"\ntable = "holding"\naddress = {2 * k}\ntype = "uint32"\nshadow = ""\n'
+    text += '[[device.point]]\nname = "limit"\ntable = "holding"\naddress = 100\ntype = "uint16"\naccess = "read-write"\n'
+    return text + 'write_min = 0\nwrite_max = 60000\nwrite_interval = "0s"\ninterval = "200ms"\n'
+
+
 class World:
     def __init__(self, work: Path, binary: Path, python: str):
         self.work, self.binary = work, binary
@@ -66,24 +81,30 @@ class World:
                 "-CAcreateserial", "-days", 2, "-extfile", w / "ext", "-out", w / f"{name}.pem")
 
     def _configure(self):
-        w = self.work
+        self.config = self.work / "fieldgate.toml"
+        self.config.write_text(self.text("127.0.0.1", self.mount / "fieldgate", self.work / "status.sock", self.work))
+
+    def text(self, host, state, socket, pki):
+        """The configuration of an agent that finds plant and broker at `host`, its own things in
+        `state` and the certificates in `pki`."""
         text = f"""
 [gateway]
 name = "gw-1"
-status_socket = "{w}/status.sock"
+status_socket = "{socket}"
 [uplink]
-url = "mqtts://localhost:{self.ports['tls']}"
-ca = "{w}/ca.pem"
-certificate = "{w}/gw-1.pem"
-key = "{w}/gw-1.key"
+url = "mqtts://{host}:{self.ports['tls']}"
+server_name = "localhost"
+ca = "{pki}/ca.pem"
+certificate = "{pki}/gw-1.pem"
+key = "{pki}/gw-1.key"
 window = 20
 reconnect_min = "100ms"
 reconnect_max = "500ms"
 [store]
-path = "{self.mount}/fieldgate/fieldgate.db"
+path = "{state}/fieldgate.db"
 [identity]
 enroller = "local-ca"
-directory = "{self.mount}/fieldgate/identity"
+directory = "{state}/identity"
 [shadow]
 dialect = "plain"
 reported = true
@@ -94,32 +115,18 @@ format = "text"
 [[bus]]
 name = "line"
 transport = "tcp"
-host = "127.0.0.1"
+host = "{host}"
 port = {self.ports['plant']}
 reconnect_min = "100ms"
 """
         for unit in range(1, UNITS + 1):
             name = f"dev{unit:02}"
-            text += f"""
-[[device]]
-name = "{name}"
-bus = "line"
-unit_id = {unit}
-interval = "{PERIOD}"
-uplink = "{'own' if name in THINGS else 'gateway'}"
-"""
-            for k in range(POINTS):
-                text += f'[[device.point]]\nname = "p{k}"\ntable = "holding"\naddress = {2 * k}\ntype = "uint32"\n'
-                text += 'shadow = ""\n'
-            text += '[[device.point]]\nname = "limit"\ntable = "holding"\naddress = 100\ntype = "uint16"\n'
-            text += 'access = "read-write"\nwrite_min = 0\nwrite_max = 60000\nwrite_interval = "0s"\ninterval = "200ms"\n'
-        self.config = w / "fieldgate.toml"
-        self.config.write_text(text)
+            text += device(name, "line", unit, "own" if name in THINGS else "gateway")
+        return text
 
-    def start_broker(self):
-        """With the CA of the things, which is on the recorded disk."""
+    def start_broker(self, things_ca):
         w = self.work
-        (w / "all.pem").write_text((w / "ca.pem").read_text() + self.tell("identity", "ca", "--create"))
+        (w / "all.pem").write_text((w / "ca.pem").read_text() + things_ca)
         (w / "mosquitto.conf").write_text(
             "user root\npersistence false\nper_listener_settings true\nmax_queued_messages 0\nlog_type error\n"
             f"listener {self.ports['plain']} 127.0.0.1\nallow_anonymous true\n"
