@@ -29,4 +29,5 @@ pub mod uplink;
 
 pub mod app;
 pub mod cli;
+pub mod doctor;
 pub mod supervise;

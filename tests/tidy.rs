@@ -76,6 +76,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("crate::control", 4),
     ("crate::hub", 4),
     ("crate::uplink", 4),
+    ("crate::doctor", 5),
     ("crate::supervise", 5),
     ("crate::app", 6),
     ("crate::cli", 7),

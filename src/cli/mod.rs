@@ -11,6 +11,7 @@ pub mod audit;
 pub mod check;
 pub mod decode;
 pub mod demo;
+pub mod doctor;
 pub mod identity;
 pub mod outbox;
 pub mod plan;
@@ -40,7 +41,7 @@ pub mod exit {
 
 const EXIT_CODES: &str = "Exit codes:
    0  done; after `run`: stopped as asked
-   1  failed: the reason is on standard error
+   1  failed: the reason is on standard error; after `doctor`: a check failed
    2  the command line was not understood
   64  the configuration is wrong; every mistake is named
   69  the agent, or the device behind it, cannot be reached
@@ -90,6 +91,8 @@ enum Verb {
     Audit(audit::Verb),
     /// Show how the running agent does
     Status(status::Args),
+    /// Say what is wrong with this machine, from configuration to broker, and what to do
+    Doctor,
     /// Keys and certificates of the things, and the gateway's own CA
     Identity(identity::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
@@ -144,6 +147,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Shadow(verb) => shadow::run(verb, &load(config)?, json),
         Verb::Audit(verb) => audit::run(verb, &load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
+        Verb::Doctor => doctor::run(config, json),
         Verb::Identity(args) => identity::run(args, &load(config)?, json),
         Verb::Demo(args) => demo::run(&args, json),
     }
