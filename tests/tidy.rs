@@ -79,6 +79,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("crate::doctor", 5),
     ("crate::supervise", 5),
     ("crate::app", 6),
+    ("crate::bundle", 6),
     ("crate::cli", 7),
     ("crate::main", 8),
 ];

@@ -8,6 +8,7 @@
 //! [`Failure`] among them, or 1.
 
 pub mod audit;
+pub mod bundle;
 pub mod check;
 pub mod decode;
 pub mod demo;
@@ -93,6 +94,8 @@ enum Verb {
     Status(status::Args),
     /// Say what is wrong with this machine, from configuration to broker, and what to do
     Doctor,
+    /// Pack what somebody far away needs to help, without secrets, into one file
+    Bundle(bundle::Args),
     /// Keys and certificates of the things, and the gateway's own CA
     Identity(identity::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
@@ -148,6 +151,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Audit(verb) => audit::run(verb, &load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
         Verb::Doctor => doctor::run(config, json),
+        Verb::Bundle(args) => bundle::run(&args, config, json),
         Verb::Identity(args) => identity::run(args, &load(config)?, json),
         Verb::Demo(args) => demo::run(&args, json),
     }

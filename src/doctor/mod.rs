@@ -355,9 +355,13 @@ fn late(name: &'static str, subject: &str, limit: Duration) -> Finding {
 
 /// The time is over, or the work panicked.
 #[derive(Debug)]
-struct Late;
+pub struct Late;
 
-fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Late> {
+/// Does it on a thread of its own, which is left behind when it is late.
+pub fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Late> {
     let (done, answer) = sync_channel(1);
     std::thread::spawn(move || {
         let _ = done.send(work());

@@ -31,6 +31,7 @@ pub struct Seen {
     pub kind: Kind,
     /// Why it cannot be looked at, in the kernel's words.
     pub rights: Result<Rights, String>,
+    pub is_missing: bool,
     /// Of a credential: whether the unit names it; `None`: there is no unit to ask.
     pub in_unit: Option<bool>,
 }
@@ -40,9 +41,8 @@ pub fn judge(seen: &[Seen], who: &Who) -> Vec<Finding> {
     let mut findings: Vec<Finding> = seen.iter().filter_map(|file| one(file, who)).collect();
     let good = seen.len().saturating_sub(findings.len()) as u64;
     if good > 0 {
-        let found =
-            format!("{}: modes and owners are right for {}", count(good, "file or folder"), who.label());
-        findings.insert(0, Finding::ok(NAME, "", found.replace("folders", "folder")));
+        let found = format!("{}: modes and owners are right for {}", count(good, "place"), who.label());
+        findings.insert(0, Finding::ok(NAME, "", found));
     }
     findings
 }
@@ -66,15 +66,14 @@ fn one(file: &Seen, who: &Who) -> Option<Finding> {
     }
     let rights = match &file.rights {
         Ok(rights) => *rights,
-        Err(why) => {
-            let advice = match file.kind {
-                Kind::State => {
-                    format!("make it for the agent: `install -d -m 0700 -o {} {path}`", who.label())
-                }
-                _ => "put it there, or correct its place in the configuration".to_owned(),
-            };
-            return failed(format!("it cannot be looked at: {why}"), advice);
+        Err(_) if file.kind == Kind::State && file.is_missing => {
+            return Some(Finding::skipped(NAME, path, "it is not there yet: the first start makes it"));
         }
+        Err(_) if file.is_missing => {
+            let advice = "put it there, or correct its place in the configuration";
+            return failed("it is not there".into(), advice.into());
+        }
+        Err(why) => return failed(format!("it cannot be looked at: {why}"), "ask as root".into()),
     };
     let mode = rights.mode;
     let chmod = |right: &str| format!("`chmod {right} {path}`");
@@ -127,7 +126,7 @@ mod tests {
     fn a_mode_is_judged_by_what_the_file_holds() {
         let check = |kind, mode, uid, expected: Option<&str>| {
             let rights = Ok(Rights { mode, uid, gid: 990 });
-            let seen = Seen { path: "/f".into(), kind, rights, in_unit: None };
+            let seen = Seen { path: "/f".into(), kind, rights, is_missing: false, in_unit: None };
             let found = one(&seen, &who());
             match expected {
                 None => assert_eq!(found, None, "{kind:?} {mode:o} {uid}"),
@@ -168,19 +167,25 @@ mod tests {
             path: path.into(),
             kind,
             rights: Err("No such file".into()),
+            is_missing: true,
             in_unit,
         };
         let all = [
             seen("/var/lib/fieldgate", Kind::State, None),
+            seen("/etc/key.pem", Kind::Secret, None),
             seen("credential:key", Kind::Credential, Some(true)),
             seen("credential:pin", Kind::Credential, Some(false)),
             seen("credential:x", Kind::Credential, None),
         ];
         let found = judge(&all, &who());
         let results: Vec<Outcome> = found.iter().map(|f| f.result).collect();
-        assert_eq!(results, [Outcome::Ok, Outcome::Failed, Outcome::Failed, Outcome::Skipped]);
-        assert_eq!(found[0].found, "1 file or folder: modes and owners are right for fieldgate");
-        assert!(found[1].advice.as_deref().is_some_and(|a| a.contains("install -d -m 0700 -o fieldgate")));
-        assert!(found[2].advice.as_deref().is_some_and(|a| a.contains("LoadCredentialEncrypted=pin:FILE")));
+        assert_eq!(
+            results,
+            [Outcome::Ok, Outcome::Skipped, Outcome::Failed, Outcome::Failed, Outcome::Skipped]
+        );
+        assert_eq!(found[0].found, "1 place: modes and owners are right for fieldgate");
+        assert!(found[1].found.contains("the first start makes it"));
+        assert_eq!(found[2].found, "it is not there");
+        assert!(found[3].advice.as_deref().is_some_and(|a| a.contains("LoadCredentialEncrypted=pin:FILE")));
     }
 }

@@ -96,17 +96,31 @@ fn one(path: &Path, kind: Kind, unit: &Unit) -> Seen {
     if let Some(at) = text.find("credential:") {
         let name = &text[at..];
         let in_unit = credential::name(Path::new(name)).and_then(|name| unit.brings(name));
-        return Seen { path: name.to_owned(), kind: Kind::Credential, rights: Err(String::new()), in_unit };
+        return Seen {
+            path: name.to_owned(),
+            kind: Kind::Credential,
+            rights: Err(String::new()),
+            is_missing: false,
+            in_unit,
+        };
     }
     if let Some(at) = text.find("pkcs11:") {
         // The rest may hold a PIN.
         let shown = text[at..].split([';', '?']).next().unwrap_or("pkcs11:").to_owned();
-        return Seen { path: shown, kind: Kind::Token, rights: Err(String::new()), in_unit: None };
+        return Seen {
+            path: shown,
+            kind: Kind::Token,
+            rights: Err(String::new()),
+            is_missing: false,
+            in_unit: None,
+        };
     }
-    let rights = std::fs::metadata(path)
+    let found = std::fs::metadata(path);
+    let is_missing = found.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+    let rights = found
         .map(|found| Rights { mode: found.mode() & 0o7777, uid: found.uid(), gid: found.gid() })
         .map_err(|e| e.to_string());
-    Seen { path: text.into_owned(), kind, rights, in_unit: None }
+    Seen { path: text.into_owned(), kind, rights, is_missing, in_unit: None }
 }
 
 #[cfg(test)]
