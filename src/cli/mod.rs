@@ -8,9 +8,11 @@
 //! [`Failure`] among them, or 1.
 
 pub mod audit;
+pub mod bundle;
 pub mod check;
 pub mod decode;
 pub mod demo;
+pub mod doctor;
 pub mod identity;
 pub mod log;
 pub mod outbox;
@@ -42,7 +44,7 @@ pub mod exit {
 
 const EXIT_CODES: &str = "Exit codes:
    0  done; after `run`: stopped as asked
-   1  failed: the reason is on standard error
+   1  failed: the reason is on standard error; after `doctor`: a check failed
    2  the command line was not understood
   64  the configuration is wrong; every mistake is named
   69  the agent, or the device behind it, cannot be reached
@@ -94,6 +96,10 @@ enum Verb {
     Status(status::Args),
     /// Let the running agent read its configuration again; a wrong one changes nothing
     Reload,
+    /// Say what is wrong with this machine, from configuration to broker, and what to do
+    Doctor,
+    /// Pack what somebody far away needs to help, without secrets, into one file
+    Bundle(bundle::Args),
     /// Keys and certificates of the things, and the gateway's own CA
     Identity(identity::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
@@ -154,6 +160,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Audit(verb) => audit::run(verb, &load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
         Verb::Reload => reload::run(&load(config)?, json),
+        Verb::Doctor => doctor::run(config, json),
+        Verb::Bundle(args) => bundle::run(&args, config, json),
         Verb::Identity(args) => identity::run(args, &load(config)?, json),
         Verb::Demo(args) => demo::run(&args, json),
     }

@@ -6,6 +6,7 @@
 pub mod credential;
 pub mod errors;
 pub mod load;
+pub mod merged;
 pub mod models;
 pub mod raw;
 pub mod text;
