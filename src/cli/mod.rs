@@ -14,9 +14,11 @@ pub mod decode;
 pub mod demo;
 pub mod doctor;
 pub mod identity;
+pub mod log;
 pub mod outbox;
 pub mod plan;
 pub mod read;
+pub mod reload;
 pub mod run;
 pub mod shadow;
 pub mod show_config;
@@ -96,6 +98,8 @@ enum Verb {
     Doctor,
     /// Pack what somebody far away needs to help, without secrets, into one file
     Bundle(bundle::Args),
+    /// Let the running agent read its configuration again; a wrong one changes nothing
+    Reload,
     /// Keys and certificates of the things, and the gateway's own CA
     Identity(identity::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
@@ -123,6 +127,11 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// The command line as it is parsed, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match dispatch(cli) {
@@ -137,7 +146,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let (config, json) = (cli.config.as_deref(), cli.json);
     match cli.verb {
-        Verb::Run => run::run(load(config)?),
+        Verb::Run => run::run(config, load(config)?),
         Verb::Check => Ok(check::run(config, json)),
         Verb::Config { default } => {
             let which = if default { show_config::Which::Sample } else { show_config::Which::Merged };
@@ -152,6 +161,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Status(args) => status::run(&args, || load(config), json),
         Verb::Doctor => doctor::run(config, json),
         Verb::Bundle(args) => bundle::run(&args, config, json),
+        Verb::Reload => reload::run(&load(config)?, json),
         Verb::Identity(args) => identity::run(args, &load(config)?, json),
         Verb::Demo(args) => demo::run(&args, json),
     }

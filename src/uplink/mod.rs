@@ -67,8 +67,9 @@ pub struct Uplink<L> {
     pub topic: Template,
     /// `None`: no status and no last will.
     pub status_topic: Option<String>,
-    /// What to subscribe to; looked at when there is somebody to ask.
-    pub filters: Vec<String>,
+    /// What to subscribe to; looked at when there is somebody to ask. New ones are subscribed
+    /// on the standing connection.
+    pub filters: watch::Receiver<Vec<String>>,
     /// The hub. `None`: nothing is subscribed, and what arrives all the same is nobody's.
     pub asks: Option<mpsc::Sender<channel::Ask>>,
     /// Shared by all connections.
@@ -85,7 +86,8 @@ pub struct Uplink<L> {
 /// How a session ended.
 enum Ended {
     Stopped,
-    /// In order, because the next connection presents another certificate.
+    /// In order, because the next connection presents another certificate or receives what
+    /// this one does not.
     Renewed,
     Lost {
         why: LinkError,
@@ -147,7 +149,7 @@ impl<L: Link> Uplink<L> {
                         match ended {
                             Ended::Stopped => return Ok(()),
                             Ended::Renewed => {
-                                tracing::info!(name = %self.name, "uplink reconnects with another certificate");
+                                tracing::info!(thing = %self.name, "uplink reconnects: its certificate or what it receives changed");
                                 continue;
                             }
                             Ended::Lost { why, head, alone, progress } => {
@@ -196,13 +198,13 @@ impl<L: Link> Uplink<L> {
     }
 
     fn receives(&self) -> bool {
-        self.asks.is_some() && !self.filters.is_empty()
+        self.asks.is_some() && !self.filters.borrow().is_empty()
     }
 
     fn say_online(&self) {
         let (broker, port) = (&self.config.host, self.config.port);
         if self.route == Route::GATEWAY {
-            tracing::info!(%broker, port, "uplink online");
+            tracing::info!(%broker, port, thing = %self.name, "uplink online");
         } else {
             tracing::debug!(%broker, port, thing = %self.name, "thing online");
         }
@@ -213,7 +215,7 @@ impl<L: Link> Uplink<L> {
         let text = why.to_string();
         if *said != text {
             tracing::warn!(
-                broker = %self.config.host, port = self.config.port, name = %self.name,
+                broker = %self.config.host, port = self.config.port, thing = %self.name,
                 "uplink offline: {text}; readings wait on the disk"
             );
         }
@@ -244,7 +246,7 @@ impl<L: Link> Uplink<L> {
             Item::Mail(id) => {
                 self.store.mail_done(&[id]);
                 self.metrics.uplink.mail_dropped.add(1);
-                tracing::warn!(name = %self.name, mail = id, why, "a letter cannot be delivered and is dropped");
+                tracing::warn!(thing = %self.name, mail = id, %why, "a letter cannot be delivered and is dropped");
                 Ok(())
             }
         }
@@ -285,7 +287,8 @@ impl<L: Link> Uplink<L> {
         for d in dropped {
             self.metrics.store.readings_dropped.add(d.readings);
             tracing::error!(
-                device = %d.device, readings = d.readings, from = %d.first, to = %d.last, why,
+                thing = %self.name, device = %d.device, readings = d.readings, from = %d.first, to = %d.last,
+                %why,
                 "a message cannot be delivered; its readings were entered in the ledger"
             );
         }

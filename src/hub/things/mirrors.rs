@@ -35,9 +35,7 @@ impl Things {
                 Some(Ok(base)) => base,
                 Some(Err(why)) => {
                     tracing::error!(
-                        thing = row.thing,
-                        shadow = row.name,
-                        why,
+                        thing = %row.thing, shadow = %row.name, %why,
                         "what was agreed with the cloud cannot be read"
                     );
                     continue;
@@ -87,18 +85,22 @@ impl Things {
             self.online.insert(route);
         }
         for at in self.of_route(route) {
-            let mut names: Vec<ShadowName> = self.things[at].shadows.keys().cloned().collect();
-            names.extend(self.things[at].mirrors.keys().cloned());
-            names.extend([ShadowName::classic(), self.carrying.clone()]);
-            names.sort();
-            names.dedup();
-            for name in names {
-                if self.mirror(at, &name, None) {
-                    self.step(at, &name, Event::Online, now);
-                }
-            }
+            self.online_thing(at, now);
         }
         self.pace(now);
+    }
+
+    pub(super) fn online_thing(&mut self, at: usize, now: Now) {
+        let mut names: Vec<ShadowName> = self.things[at].shadows.keys().cloned().collect();
+        names.extend(self.things[at].mirrors.keys().cloned());
+        names.extend([ShadowName::classic(), self.carrying.clone()]);
+        names.sort();
+        names.dedup();
+        for name in names {
+            if self.mirror(at, &name, None) {
+                self.step(at, &name, Event::Online, now);
+            }
+        }
     }
 
     pub(super) fn offline(&mut self, route: Route, now: Now) {

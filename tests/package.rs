@@ -1,0 +1,128 @@
+//! What the package says about the program: manual pages and shell completions.
+//!
+//! They are made from the command line and from the sample configuration, and kept in
+//! `packaging/generated`, so that a package is built without compiling the program a second
+//! time for the machine that builds it. `UPDATE=1 cargo test --test package` writes them anew.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::Command;
+use clap_complete::Shell;
+
+const GENERATED: &str = "packaging/generated";
+
+/// File name to content.
+type Files = BTreeMap<String, String>;
+
+#[test]
+fn manual_pages_and_completions_are_those_of_the_program() {
+    let mut files = Files::new();
+    let mut command = fieldgate::cli::command();
+    completions(&mut command, &mut files);
+    command.build();
+    pages(&command, &[], &mut files);
+    files.insert("fieldgate.toml.5".into(), configuration_page());
+    let directory = root().join(GENERATED);
+    if std::env::var_os("UPDATE").is_some() {
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(&directory).unwrap();
+        for (name, text) in &files {
+            std::fs::write(directory.join(name), text).unwrap();
+        }
+    }
+    let kept: Files = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            (path.file_name().unwrap().to_string_lossy().into(), std::fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    let names = |files: &Files| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&kept), names(&files), "{HELP}");
+    for (name, text) in &files {
+        assert!(kept[name] == *text, "{GENERATED}/{name} is not what the program says; {HELP}");
+    }
+}
+
+const HELP: &str = "run: UPDATE=1 cargo test --test package";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+fn completions(command: &mut Command, files: &mut Files) {
+    for (shell, name) in
+        [(Shell::Bash, "fieldgate.bash"), (Shell::Zsh, "_fieldgate"), (Shell::Fish, "fieldgate.fish")]
+    {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, command, "fieldgate", &mut text);
+        files.insert(name.into(), String::from_utf8(text).unwrap());
+    }
+}
+
+/// A page for the command and one for each below it: `fieldgate-shadow-get.8`.
+fn pages(command: &Command, above: &[&str], files: &mut Files) {
+    let name: Vec<&str> = above.iter().copied().chain([command.get_name()]).collect();
+    let title = name.join("-");
+    // clap keeps names for ever, and a test lives for a second.
+    let page = command.clone().name(&*title.clone().leak());
+    let man = clap_mangen::Man::new(page)
+        .title(title.to_uppercase())
+        .section("8")
+        // Without a date the page changes with the program only.
+        .date("")
+        .source("fieldgate")
+        .manual("fieldgate");
+    let mut text = Vec::new();
+    man.render(&mut text).unwrap();
+    files.insert(format!("{title}.8"), String::from_utf8(text).unwrap());
+    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+        pages(below, &name, files);
+    }
+}
+
+/// The sample names every key with its default, and a test keeps it so: it is the reference.
+fn configuration_page() -> String {
+    let sample = std::fs::read_to_string(root().join("config/fieldgate.toml")).unwrap();
+    let sample = sample.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+    let lines = sample
+        .lines()
+        .map(|line| if line.starts_with('.') { format!("\\&{line}\n") } else { format!("{line}\n") });
+    format!(
+        r#".TH FIELDGATE.TOML 5 "" "fieldgate" "fieldgate"
+.SH NAME
+fieldgate.toml \- configuration of the edge agent fieldgate
+.SH SYNOPSIS
+.I /etc/fieldgate/fieldgate.toml
+.br
+.I /etc/fieldgate/conf.d/*.toml
+.SH DESCRIPTION
+The configuration is TOML.
+What follows is the commented sample with every key and its default, as
+.B fieldgate config \-\-default
+prints it.
+.PP
+.B fieldgate check
+names every mistake at once and opens nothing;
+.B systemctl reload fieldgate
+applies a changed configuration, and refuses a wrong one.
+.SH KEYS
+.nf
+{}.fi
+.SH FILES
+.TP
+.I /etc/fieldgate/models/NAME.toml
+device models of this plant; they are found before those of the package
+.TP
+.I /usr/share/fieldgate/models/NAME.toml
+device models of the package
+.TP
+.I /var/lib/fieldgate
+readings, shadows, keys and certificates; of the service alone
+.SH SEE ALSO
+.BR fieldgate (8)
+"#,
+        lines.collect::<String>()
+    )
+}
