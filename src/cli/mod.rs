@@ -94,12 +94,12 @@ enum Verb {
     Audit(audit::Verb),
     /// Show how the running agent does
     Status(status::Args),
-    /// Let the running agent read its configuration again; a wrong one changes nothing
-    Reload,
     /// Say what is wrong with this machine, from configuration to broker, and what to do
     Doctor,
     /// Pack what somebody far away needs to help, without secrets, into one file
     Bundle(bundle::Args),
+    /// Let the running agent read its configuration again; a wrong one changes nothing
+    Reload,
     /// Keys and certificates of the things, and the gateway's own CA
     Identity(identity::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
@@ -159,9 +159,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Shadow(verb) => shadow::run(verb, &load(config)?, json),
         Verb::Audit(verb) => audit::run(verb, &load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
-        Verb::Reload => reload::run(&load(config)?, json),
         Verb::Doctor => doctor::run(config, json),
         Verb::Bundle(args) => bundle::run(&args, config, json),
+        Verb::Reload => reload::run(&load(config)?, json),
         Verb::Identity(args) => identity::run(args, &load(config)?, json),
         Verb::Demo(args) => demo::run(&args, json),
     }

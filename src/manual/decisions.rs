@@ -187,3 +187,15 @@
 //! A signed URL says whose keys made it, so a thing behind it would be known as the gateway.
 //! `sigv4` beside connections of things is therefore a mistake in the configuration. Cost: a
 //! gateway that has to sign carries its things over its own connection.
+//!
+//! ## The doctor never logs in beside a running agent
+//! A second connection with the same client id throws the first one out, and a clean one
+//! throws away what the broker keeps for it. So a running agent is asked, and without one the
+//! login opens the session as the agent does and acknowledges nothing. Cost: beside an agent
+//! that cannot be asked the login is not checked.
+//!
+//! ## Two nets over a support archive
+//! Secrets are left out where they are known to stand; then everything is searched for every
+//! secret of the configuration in every spelling, and for what looks like one. The second net
+//! finds what the first did not think of, such as a password used as a client id. Cost: a
+//! password that is an ordinary word makes holes in the text.

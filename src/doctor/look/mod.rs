@@ -73,7 +73,12 @@ pub fn processes(root: &Root) -> Vec<Process> {
 
 /// Whether a process has one of these files open; `None`: it does not let us see.
 pub fn holds(root: &Root, pid: u32, files: &[PathBuf]) -> Option<bool> {
-    let entries = std::fs::read_dir(root.path(&format!("/proc/{pid}/fd"))).ok()?;
+    let entries = match std::fs::read_dir(root.path(&format!("/proc/{pid}/fd"))) {
+        Ok(entries) => entries,
+        // It has ended since it was listed.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Some(false),
+        Err(_) => return None,
+    };
     let open = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
     Some(entries.filter_map(open).any(|target| files.contains(&target)))
 }
@@ -147,6 +152,8 @@ mod tests {
         let named = who_named(&root, "fieldgate").unwrap();
         assert_eq!((named.uid, named.gids), (990, vec![990, 20]));
         assert_eq!(who_named(&root, "nobody"), None);
-        assert_eq!(holds(&root, 7, &[]), None);
+        assert_eq!(holds(&root, 7, &[]), Some(false), "it has ended");
+        put("proc/8/fd", "no folder, so it cannot be looked into");
+        assert_eq!(holds(&root, 8, &[]), None);
     }
 }

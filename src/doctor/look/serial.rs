@@ -210,6 +210,7 @@ mod tests {
             std::os::unix::fs::symlink(to, real.join(at)).unwrap();
         };
         put("dev/ttyUSB0", "");
+        put("proc/813/fd", "no folder");
         put("proc/cmdline", "quiet console=serial0,115200 root=/dev/sda1\n");
         put("sys/class/tty/ttyUSB0/device/latency_timer", "16\n");
         link("sys/class/tty/ttyUSB0/device/driver", "/sys/bus/usb-serial/drivers/ftdi_sio".into());
@@ -223,7 +224,7 @@ mod tests {
         let bus = &fixture::config().buses[0];
         let seen = look(&root, bus, &settings("/dev/serial0"), &processes, &agent);
         assert_eq!(seen.holders, [Holder { pid: 812, name: "ModemManager".into() }]);
-        assert!(seen.holders_hidden, "813 has no fd folder");
+        assert!(seen.holders_hidden, "813 cannot be looked into");
         assert_eq!(seen.stable, ["/dev/serial/by-id/usb-FTDI-if00"]);
         assert!(seen.has_console && seen.has_getty && seen.modem_manager && seen.brltty);
         assert_eq!(seen.latency_ms, Some(16));
