@@ -187,7 +187,17 @@ impl<L: Link> App<L> {
             tasks.spawn(name, Stage::Bus, task.run(token));
         }
         // The hub ends when the last bus has dropped its sender; this one must not hold it.
-        drop(observations);
+        // Without any bus, as installed, it is all that keeps the hub.
+        if self.config.buses.is_empty() {
+            let token = tasks.token(Stage::Bus);
+            tasks.spawn("no bus", Stage::Bus, async move {
+                token.cancelled().await;
+                drop(observations);
+                Ok::<_, std::convert::Infallible>(())
+            });
+        } else {
+            drop(observations);
+        }
         self.services(&mut tasks, readers, asks.clone());
         let (grace, store) = (self.config.gateway.stop_grace, Arc::clone(&self.store));
         if let Some(keeper) = self.keeper.take() {
