@@ -21,8 +21,8 @@ type Files = BTreeMap<String, String>;
 #[test]
 fn manual_pages_and_completions_are_those_of_the_program() {
     let mut files = Files::new();
-    let mut command = fieldgate::cli::command();
-    completions(&mut command, &mut files);
+    completions(&mut fieldgate::cli::command(), &mut files);
+    let mut command = fieldgate::cli::command().disable_help_subcommand(true);
     command.build();
     pages(&command, &[], &mut files);
     files.insert("fieldgate.toml.5".into(), configuration_page());
@@ -64,6 +64,27 @@ fn completions(command: &mut Command, files: &mut Files) {
     }
 }
 
+const FILES: &str = r".SH FILES
+.TP
+.I /etc/fieldgate/fieldgate.toml
+the configuration, see
+.BR fieldgate.toml (5)
+.TP
+.I /etc/fieldgate/conf.d/*.toml
+parts of it, which updates of the package never touch
+.TP
+.I /usr/share/fieldgate/models
+device models; own ones belong in
+.I /etc/fieldgate/models
+.TP
+.I /var/lib/fieldgate
+readings, shadows, keys and certificates
+.SH SEE ALSO
+.BR fieldgate.toml (5),
+.BR systemctl (1),
+.BR journalctl (1)
+";
+
 /// A page for the command and one for each below it: `fieldgate-shadow-get.8`.
 fn pages(command: &Command, above: &[&str], files: &mut Files) {
     let name: Vec<&str> = above.iter().copied().chain([command.get_name()]).collect();
@@ -79,8 +100,20 @@ fn pages(command: &Command, above: &[&str], files: &mut Files) {
         .manual("fieldgate");
     let mut text = Vec::new();
     man.render(&mut text).unwrap();
-    files.insert(format!("{title}.8"), String::from_utf8(text).unwrap());
-    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+    let mut text = String::from_utf8(text).unwrap();
+    // An empty date has to be written, or the next word is taken for it.
+    text = text.replacen(
+        &format!("{} 8  ", title.to_uppercase()),
+        &format!("{} 8 \"\" ", title.to_uppercase()),
+        1,
+    );
+    if let Some((page, codes)) = text.split_once(".SH EXTRA\nExit codes:\n") {
+        // The version is that of the package, and the page need not change with it.
+        let codes = codes.split(".SH VERSION").next().unwrap_or_default().trim_end();
+        text = format!("{page}.SH EXIT STATUS\n.nf\n{codes}\n.fi\n{FILES}");
+    }
+    files.insert(format!("{title}.8"), text);
+    for below in command.get_subcommands() {
         pages(below, &name, files);
     }
 }
