@@ -13,11 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::progress::{Expectations, Progress, Snapshot};
+use crate::channel::Plant;
 use crate::metrics::Metrics;
 
 /// How often the counters are looked at until the agent is ready.
@@ -30,15 +32,14 @@ const STATUS_PERIOD: Duration = Duration::from_secs(10);
 const READY_AFTER_MAX: Duration = Duration::from_secs(15);
 
 pub struct Notifier {
-    pub metrics: Arc<Metrics>,
-    pub expected: Expectations,
+    pub plant: watch::Receiver<Arc<Plant>>,
     /// How long systemd waits for a sign; `None`: it does not watch.
     pub watchdog: Option<Duration>,
 }
 
 impl Notifier {
-    pub fn new(metrics: Arc<Metrics>, expected: Expectations) -> Notifier {
-        Notifier { metrics, expected, watchdog: sd_notify::watchdog_enabled() }
+    pub fn new(plant: watch::Receiver<Arc<Plant>>) -> Notifier {
+        Notifier { plant, watchdog: sd_notify::watchdog_enabled() }
     }
 
     pub async fn run(self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
@@ -55,30 +56,38 @@ impl Notifier {
         Ok(())
     }
 
-    async fn tell(self, stop: CancellationToken, mut send: impl FnMut(&[NotifyState<'_>])) {
+    async fn tell(mut self, stop: CancellationToken, mut send: impl FnMut(&[NotifyState<'_>])) {
         let started = Instant::now();
         let period = self.watchdog.map_or(STATUS_PERIOD, |w| STATUS_PERIOD.min(w / 2));
         let (mut ready, mut said) = (false, String::new());
         let mut progress = Progress::default();
         let mut next = started;
+        let mut plant = Arc::clone(&self.plant.borrow_and_update());
+        let mut expected = Expectations::new(&plant.config);
         loop {
             tokio::select! {
                 biased;
                 _ = stop.cancelled() => break,
+                Ok(()) = self.plant.changed() => {
+                    plant = Arc::clone(&self.plant.borrow_and_update());
+                    expected = Expectations::new(&plant.config);
+                    // The stages are other ones now, and each gets its patience anew.
+                    progress = Progress::default();
+                }
                 _ = sleep_until(next) => {}
             }
             let now = started.elapsed();
-            let line = status_line(&self.metrics);
+            let line = status_line(&plant.metrics);
             if line != said {
                 send(&[NotifyState::Status(&line)]);
                 said = line;
             }
-            if !ready && let Some(why) = readiness(&self.metrics, now) {
+            if !ready && let Some(why) = readiness(&plant.metrics, now) {
                 info!("ready: {why}");
                 send(&[NotifyState::Ready]);
                 ready = true;
             }
-            match progress.judge(now, &Snapshot::take(&self.metrics, &self.expected)) {
+            match progress.judge(now, &Snapshot::take(&plant.metrics, &expected)) {
                 Ok(()) if self.watchdog.is_some() => send(&[NotifyState::Watchdog]),
                 Ok(()) => {}
                 Err(stuck) => error!(
@@ -149,8 +158,7 @@ mod tests {
     const WATCHDOG: Duration = Duration::from_secs(30);
 
     fn notifier(metrics: &Arc<Metrics>) -> Notifier {
-        let expected = Expectations::new(&fixture::config());
-        Notifier { metrics: metrics.clone(), expected, watchdog: Some(WATCHDOG) }
+        Notifier { plant: fixture::plant(metrics.clone(), vec![]), watchdog: Some(WATCHDOG) }
     }
 
     /// What systemd hears within `seconds` of a plant in the state that `prepare` gives it.

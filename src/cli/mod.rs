@@ -15,6 +15,7 @@ pub mod identity;
 pub mod outbox;
 pub mod plan;
 pub mod read;
+pub mod reload;
 pub mod run;
 pub mod shadow;
 pub mod show_config;
@@ -90,6 +91,8 @@ enum Verb {
     Audit(audit::Verb),
     /// Show how the running agent does
     Status(status::Args),
+    /// Let the running agent read its configuration again; a wrong one changes nothing
+    Reload,
     /// Keys and certificates of the things, and the gateway's own CA
     Identity(identity::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
@@ -136,7 +139,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let (config, json) = (cli.config.as_deref(), cli.json);
     match cli.verb {
-        Verb::Run => run::run(load(config)?),
+        Verb::Run => run::run(config, load(config)?),
         Verb::Check => Ok(check::run(config, json)),
         Verb::Config { default } => {
             let which = if default { show_config::Which::Sample } else { show_config::Which::Merged };
@@ -149,6 +152,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Shadow(verb) => shadow::run(verb, &load(config)?, json),
         Verb::Audit(verb) => audit::run(verb, &load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
+        Verb::Reload => reload::run(&load(config)?, json),
         Verb::Identity(args) => identity::run(args, &load(config)?, json),
         Verb::Demo(args) => demo::run(&args, json),
     }

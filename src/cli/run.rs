@@ -7,10 +7,12 @@
 //! The way of a log line: `tracing` → the filter of `[log].level` → the journal with its
 //! fields when systemd reads our output, else text on standard error.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -18,7 +20,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Failure, exit};
-use crate::app::App;
+use crate::app::{App, Source};
+use crate::channel::Reload;
 use crate::config::{Config, Log, LogFormat};
 
 /// SQLite's work is one writer and an occasional reader; the rest is for name lookups.
@@ -28,8 +31,9 @@ const BLOCKING_THREADS_MAX: usize = 4;
 /// that `[log].level` names itself still wins.
 const QUIET: &str = "rumqttc=warn,rustls=warn,tokio_modbus=warn,mio_serial=warn,tokio_serial=warn";
 
-pub fn run(config: Config) -> anyhow::Result<ExitCode> {
-    start_log(&config.log)?;
+/// `path` is where the configuration came from, for the day it is read again.
+pub fn run(path: Option<&Path>, config: Config) -> anyhow::Result<ExitCode> {
+    let relog = start_log(&config.log)?;
     // The hook comes first so that even a panic while building ends up in the log.
     std::panic::set_hook(Box::new(|panic| error!("{panic}")));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -37,17 +41,25 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(live(config))
+    let path = path.map(Path::to_path_buf);
+    let load = move || crate::config::load::load(path.as_deref()).map_err(|errors| errors.to_string());
+    let source = Source { load: Box::new(load), relog, signal: None };
+    runtime.block_on(live(config, source))
 }
 
-async fn live(config: Config) -> anyhow::Result<ExitCode> {
+async fn live(config: Config, mut source: Source) -> anyhow::Result<ExitCode> {
     info!(version = env!("CARGO_PKG_VERSION"), gateway = %config.gateway.name, "starting");
     let stop = CancellationToken::new();
-    let app = App::build(config).context("starting")?;
+    let mut app = App::build(config).context("starting")?;
+    let (signal, reloads) = oneshot::channel();
+    source.signal = Some(signal);
+    app.reloads_from(source);
+    let hangups = tokio::spawn(watch_hangup(reloads)?);
     // A second signal leaves from within the watcher; it needs no end of its own.
     let watcher = tokio::spawn(watch_signals(stop.clone()).await?);
     let result = app.run(stop).await;
     watcher.abort();
+    hangups.abort();
     match result {
         Ok(()) => {
             info!("stopped");
@@ -71,6 +83,22 @@ async fn watch_signals(stop: CancellationToken) -> anyhow::Result<impl Future<Ou
     })
 }
 
+/// SIGHUP asks for a reload too; how it went stands in the log alone.
+fn watch_hangup(
+    reloads: oneshot::Receiver<mpsc::Sender<Reload>>,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup()).context("taking SIGHUP")?;
+    Ok(async move {
+        let Ok(reloads) = reloads.await else { return };
+        while hangup.recv().await.is_some() {
+            let (answer, _) = oneshot::channel();
+            if reloads.try_send(answer).is_err() {
+                warn!("SIGHUP: other reloads wait, or the agent is stopping");
+            }
+        }
+    })
+}
+
 async fn either(
     terminate: &mut tokio::signal::unix::Signal,
     interrupt: &mut tokio::signal::unix::Signal,
@@ -82,9 +110,13 @@ async fn either(
     }
 }
 
-fn start_log(log: &Log) -> anyhow::Result<()> {
+/// Makes the log speak at another level.
+type Relog = Box<dyn FnMut(&Log) -> Result<(), String> + Send + Sync>;
+
+fn start_log(log: &Log) -> anyhow::Result<Relog> {
     let filter = filter(&log.level)
         .map_err(|e| Failure::new(exit::CONFIG, format!("log.level: {:?}: {e}", log.level)))?;
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     let journal = match log.format {
         LogFormat::Text => false,
@@ -99,7 +131,10 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
         registry.with(layer).try_init()?;
     }
-    Ok(())
+    Ok(Box::new(move |log| {
+        let new = self::filter(&log.level).map_err(|e| format!("log.level: {:?}: {e}", log.level))?;
+        handle.reload(new).map_err(|e| e.to_string())
+    }))
 }
 
 fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
