@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use self::connections::Claimant;
 use self::live::{Indices, Live};
-pub use self::reload::Source;
+pub use self::reload::{Relog, Source};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::field::{DisplayValue, display};
 use tracing::{debug, error, warn};
 
 /// When a task is asked to stop: in the order in which they stand here.
@@ -136,13 +137,17 @@ impl Supervisor {
             match timeout_at(until, self.joined()).await {
                 Ok(Some((id, ended))) if id == task.0 => match ended.map(|e| (e.task, e.why)) {
                     None | Some((_, Why::Returned)) => {}
-                    Some((task, why)) => error!(%task, %why, "failed while it was retired"),
+                    Some((task, why)) => {
+                        let [bus, thing] = whose(&task);
+                        error!(%task, bus, thing, %why, "failed while it was retired");
+                    }
                 },
                 Ok(Some((_, ended))) => self.early = self.early.take().or(ended),
                 Ok(None) => return,
                 Err(_) => {
                     if let Some(task) = self.running.remove(&task.0) {
-                        warn!(task = %task.name, "did not stop in its time and was cut");
+                        let [bus, thing] = whose(&task.name);
+                        warn!(task = %task.name, bus, thing, "did not stop in its time and was cut");
                         task.handle.abort();
                     }
                 }
@@ -164,7 +169,8 @@ impl Supervisor {
     /// Drains everything. `first` is why, if a task ended unasked.
     pub async fn stop(mut self, mut first: Option<Ended>, grace: Duration) -> Result<(), Ended> {
         if let Some(ended) = &first {
-            error!(task = %ended.task, why = %ended.why, "a task ended; stopping the others");
+            let [bus, thing] = whose(&ended.task);
+            error!(task = %ended.task, bus, thing, why = %ended.why, "a task ended; stopping the others");
         }
         crate::notify::stopping();
         let start = Instant::now();
@@ -202,7 +208,8 @@ impl Supervisor {
     fn cut(&mut self, stage: Stage) -> Option<Ended> {
         let mut overstayed = None;
         for task in self.running.extract_if(|_, task| task.stage == stage).map(|(_, task)| task) {
-            warn!(task = %task.name, "did not stop in its time and was cut");
+            let [bus, thing] = whose(&task.name);
+            warn!(task = %task.name, bus, thing, "did not stop in its time and was cut");
             task.handle.abort();
             if matches!(stage, Stage::Bus | Stage::Hub) {
                 overstayed.get_or_insert(Ended { task: task.name, why: Why::Overstayed });
@@ -232,11 +239,17 @@ impl Supervisor {
                 None
             }
             why => {
-                error!(task = %ended.task, %why, "failed while stopping");
+                let [bus, thing] = whose(&ended.task);
+                error!(task = %ended.task, bus, thing, %why, "failed while stopping");
                 Some(ended)
             }
         }
     }
+}
+
+/// The bus or the thing that a task is named after, as fields of the log.
+fn whose(task: &str) -> [Option<DisplayValue<&str>>; 2] {
+    ["bus ", "uplink "].map(|kind| task.strip_prefix(kind).map(display))
 }
 
 impl Default for Supervisor {

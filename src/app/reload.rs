@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::live::Live;
 use super::{App, Identities, topics};
@@ -22,18 +22,24 @@ use crate::identity::subject::Subject;
 use crate::supervise::{Stage, Supervisor};
 use crate::uplink::link::Link;
 
+pub type Load = Box<dyn FnMut() -> Result<Config, String> + Send + Sync>;
+pub type Relog = Box<dyn FnMut(&Log) -> Result<(), String> + Send + Sync>;
+
+/// By which a reload is asked for.
+pub type ReloadSender = mpsc::Sender<Reload>;
+
 /// Where another configuration comes from, and who else must hear of it.
 pub struct Source {
     /// Reads all files again; the error names every mistake.
-    pub load: Box<dyn FnMut() -> Result<Config, String> + Send + Sync>,
+    pub load: Load,
     /// Makes the log speak at another level.
-    pub relog: Box<dyn FnMut(&Log) -> Result<(), String> + Send + Sync>,
+    pub relog: Relog,
     /// Gets the sender by which a signal asks.
-    pub signal: Option<tokio::sync::oneshot::Sender<mpsc::Sender<Reload>>>,
+    pub signal: Option<oneshot::Sender<ReloadSender>>,
 }
 
 impl Source {
-    pub(super) fn asks(&mut self, reloads: &mpsc::Sender<Reload>) {
+    pub(super) fn asks(&mut self, reloads: &ReloadSender) {
         if let Some(signal) = self.signal.take() {
             let _ = signal.send(reloads.clone());
         }

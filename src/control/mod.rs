@@ -1,8 +1,8 @@
 //! The status socket: what `fieldgate status` and `fieldgate read` ask.
 //!
 //! Constraints: whoever asks must never slow down a reading, so there are few connections,
-//! each with a bounded line and a deadline; an ask for status or a read changes nothing; only root, the agent's
-//! own user and its group may ask.
+//! each with a bounded line and a deadline; an ask for status or a read changes nothing; only
+//! root, the agent's own user and its group may ask.
 //!
 //! The way of an ask: accept → credentials of the peer → one line, parsed by `ask` → for
 //! `status` a snapshot of the counters; for `read` a [`ReadRequest`] to the bus, which serves
