@@ -113,7 +113,9 @@ fn readiness(metrics: &Metrics, up: Duration) -> Option<&'static str> {
     let answered = metrics.devices.iter().any(|d| d.state.get() == "good");
     // `open` is not the end of a bus's start: its first poll is still on the way.
     let stated = |state: String| !state.is_empty() && state != "open" && state != "closed";
-    if answered {
+    if metrics.devices.is_empty() {
+        Some("no device is configured")
+    } else if answered {
         Some("a device has answered")
     } else if metrics.devices.iter().all(|d| stated(d.state.get())) {
         Some("no device answers, and each has said why")
@@ -129,13 +131,16 @@ fn readiness(metrics: &Metrics, up: Duration) -> Option<&'static str> {
 /// For `systemctl status`: `online; 3 of 4 devices good; 120 readings wait`.
 fn status_line(metrics: &Metrics) -> String {
     let good = metrics.devices.iter().filter(|d| d.state.get() == "good").count();
+    let devices = match metrics.devices.len() {
+        0 => "no device is configured".to_owned(),
+        all => format!("{good} of {all} devices good"),
+    };
     let uplink = match metrics.uplink.state.get() {
         state if state.is_empty() => "connecting".into(),
         state => state.replace(|c: char| c.is_control(), " "),
     };
     let waiting = metrics.store.readings_waiting.get();
-    let mut line =
-        format!("{uplink}; {good} of {} devices good; {waiting} readings wait", metrics.devices.len());
+    let mut line = format!("{uplink}; {devices}; {waiting} readings wait");
     let dropped = metrics.store.readings_dropped.get();
     if dropped > 0 {
         line.push_str(&format!("; {dropped} dropped"));
@@ -201,6 +206,8 @@ mod tests {
 
     #[test]
     fn a_person_reads_the_state_in_one_line() {
+        let as_installed = status_line(&Metrics::new(0, 0));
+        assert_eq!(as_installed, "connecting; no device is configured; 0 readings wait");
         let metrics = Metrics::new(1, 3);
         assert_eq!(status_line(&metrics), "connecting; 0 of 3 devices good; 0 readings wait");
         metrics.uplink.state.set("offline: certificate\nexpired");

@@ -46,6 +46,9 @@ _fieldgate() {
             fieldgate,read)
                 cmd="fieldgate__subcmd__read"
                 ;;
+            fieldgate,reload)
+                cmd="fieldgate__subcmd__reload"
+                ;;
             fieldgate,run)
                 cmd="fieldgate__subcmd__run"
                 ;;
@@ -102,6 +105,9 @@ _fieldgate() {
                 ;;
             fieldgate__subcmd__help,read)
                 cmd="fieldgate__subcmd__help__subcmd__read"
+                ;;
+            fieldgate__subcmd__help,reload)
+                cmd="fieldgate__subcmd__help__subcmd__reload"
                 ;;
             fieldgate__subcmd__help,run)
                 cmd="fieldgate__subcmd__help__subcmd__run"
@@ -245,7 +251,7 @@ _fieldgate() {
 
     case "${cmd}" in
         fieldgate)
-            opts="-c -h -V --config --json --help --version run check config plan decode read outbox shadow audit status identity demo help"
+            opts="-c -h -V --config --json --help --version run check config plan decode read outbox shadow audit status reload identity demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -529,7 +535,7 @@ _fieldgate() {
             return 0
             ;;
         fieldgate__subcmd__help)
-            opts="run check config plan decode read outbox shadow audit status identity demo help"
+            opts="run check config plan decode read outbox shadow audit status reload identity demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -809,6 +815,20 @@ _fieldgate() {
             return 0
             ;;
         fieldgate__subcmd__help__subcmd__read)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        fieldgate__subcmd__help__subcmd__reload)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1353,6 +1373,28 @@ _fieldgate() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        fieldgate__subcmd__reload)
+            opts="-c -h --config --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

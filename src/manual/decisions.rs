@@ -199,3 +199,32 @@
 //! secret of the configuration in every spelling, and for what looks like one. The second net
 //! finds what the first did not think of, such as a password used as a client id. Cost: a
 //! password that is an ordinary word makes holes in the text.
+//!
+//! ## debhelper packs, not cargo-deb
+//! It writes md5sums, so `dpkg -V` works; its snippets for sysusers, tmpfiles and units are
+//! those of every other package; and it comes from Debian, not from a registry. It sees only
+//! the compiled program. Cost: a `debian` folder, and the dependency on glibc is computed by us.
+//!
+//! ## Manual pages and completions are kept in the tree
+//! Made while a package is built they would need the program a second time, compiled for the
+//! machine that builds. A test fails when they are stale. Cost: a verb is two changes in a commit.
+//!
+//! ## The bill of materials is written by a script
+//! `cargo-cyclonedx` takes minutes to build for what `cargo tree`, `cargo metadata` and the
+//! lock file say in a second, and knows neither SQLite inside its binding nor the standard
+//! library. What the compiler linked stands in the program besides (`cargo auditable`), and
+//! both are compared. Cost: a hundred lines of Python, checked against the schema.
+//!
+//! ## As installed the agent runs, without devices
+//! A service that fails until somebody edits a file is an alarm on every new gateway, and one
+//! that is skipped by a condition cannot be reloaded. So the shipped configuration is right,
+//! names a broker that cannot exist, and the status line says that no device is configured.
+//! Cost: a gateway that nobody configured looks for the name `broker.example` every two minutes.
+//!
+//! ## SQLite without search, geometry and JSON
+//! Half a megabyte of the program that no statement of the store calls. Cost: the flags stand in
+//! `.cargo/config.toml`, and whoever builds elsewhere has to take them along.
+//!
+//! ## No AppArmor profile
+//! The sandbox of the unit says the same in one place, and a profile that no machine of the
+//! tests can load is a guess that stops a plant. Cost: started by hand the agent has no walls.
