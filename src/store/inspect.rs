@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::OpenFlags;
 
-use super::{Error, connect, ledger, outbox};
+use super::{Error, connect, ledger, outbox, schema};
 use crate::model::time::Timestamp;
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,6 +30,7 @@ pub struct LedgerEntry {
 }
 
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
+    schema::refuse_newer(path)?;
     let db = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     // One transaction, so that the sums fit together while the agent goes on.
     db.execute_batch("BEGIN")?;
