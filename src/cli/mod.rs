@@ -32,11 +32,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
+use crate::{app, store};
 
 /// The exit codes, from sysexits where it has one.
 pub mod exit {
     pub const FAILED: u8 = 1;
     pub const CONFIG: u8 = 64;
+    pub const NEWER: u8 = 65;
     pub const UNREACHABLE: u8 = 69;
     pub const IO: u8 = 74;
     pub const REFUSED: u8 = 77;
@@ -47,6 +49,7 @@ const EXIT_CODES: &str = "Exit codes:
    1  failed: the reason is on standard error; after `doctor`: a check failed
    2  the command line was not understood
   64  the configuration is wrong; every mistake is named
+  65  the store was written by a newer fieldgate; it was not touched
   69  the agent, or the device behind it, cannot be reached
   74  a file or the store could not be read or written
   77  the agent refused: not root, not its user, not in its group";
@@ -177,6 +180,13 @@ fn code_of(error: &anyhow::Error) -> u8 {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
             return failure.code;
         }
+        let store = match cause.downcast_ref::<app::Error>() {
+            Some(app::Error::Store(error)) => Some(error),
+            _ => cause.downcast_ref::<store::Error>(),
+        };
+        if let Some(store::Error::Newer { .. }) = store {
+            return exit::NEWER;
+        }
         if cause.downcast_ref::<std::io::Error>().is_some() {
             return exit::IO;
         }
@@ -207,7 +217,7 @@ mod tests {
     fn the_command_line_is_consistent_and_names_its_exit_codes() {
         Cli::command().debug_assert();
         let help = Cli::command().render_long_help().to_string();
-        for code in [exit::FAILED, exit::CONFIG, exit::UNREACHABLE, exit::IO, exit::REFUSED] {
+        for code in [exit::FAILED, exit::CONFIG, exit::NEWER, exit::UNREACHABLE, exit::IO, exit::REFUSED] {
             assert!(help.contains(&format!("\n  {code:>2}  ")), "{code} is not in the help");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{Error, connect, ledger, outbox};
+use super::{Error, connect, ledger, outbox, schema};
 use crate::model::time::Timestamp;
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,6 +33,7 @@ pub struct LedgerEntry {
 }
 
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
+    schema::refuse_newer(path)?;
     let db = open(path)?;
     // One transaction, so that the sums fit together while the agent goes on.
     db.execute_batch("BEGIN")?;

@@ -49,11 +49,14 @@ pub enum Error {
     /// Stop; the next start sets the file aside, salvages what reads and begins anew.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
-    /// Stop: this program is older than its data.
+    /// Stop: this program is older than its data, which it has not touched.
     #[error(
-        "the store was written by a newer fieldgate (schema {found}, this one knows {known}); install that version again, or move the file away"
+        "the store {file} was written by a newer fieldgate: its schema is {found}, and this one, {own}, knows those \
+         up to {known}. Nothing of it was changed. Install the newer package again; or, to begin without \
+         what waits in it, move the file and those beside it ({file}-wal and {file}-shm) away",
+        file = .file.display(), own = env!("CARGO_PKG_VERSION")
     )]
-    Newer { found: i64, known: i64 },
+    Newer { file: PathBuf, found: i64, known: i64 },
     #[error("store: {0}")]
     Io(#[from] std::io::Error),
     #[error("store: {0}")]
@@ -146,7 +149,8 @@ struct Writer {
 
 impl Store {
     /// Opens or makes the file, migrates it, and begins a new boot. A file that a former run
-    /// found damaged, or that does not open, is set aside and salvaged.
+    /// found damaged, or that does not open, is set aside and salvaged; one of a newer schema
+    /// is neither: it stays as it is, to the byte.
     pub fn open(
         path: &Path,
         bytes_max: u64,
@@ -156,6 +160,7 @@ impl Store {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
+        schema::refuse_newer(path)?;
         if salvage::is_marked(path) {
             return salvage::open(path, bytes_max, age_max, now);
         }
@@ -181,7 +186,7 @@ impl Store {
              PRAGMA journal_size_limit={WAL_BYTES_KEPT};",
             WAL_PAGES.min(pages / 8)
         ))?;
-        schema::migrate(&mut db)?;
+        schema::migrate(&mut db, path)?;
         // The hard stop lies a sixteenth above the trim's own limit, so that in good order it is
         // never met. The trim itself needs no room: it writes into the pages it freed.
         db.pragma_update(None, "max_page_count", pages as i64)?;

@@ -1,10 +1,14 @@
 //! Numbered migrations. `user_version` of the file says how many have run.
 //!
-//! A migration, once released, is never edited: files in the field were made by it.
+//! A migration, once released, is never edited: files in the field were made by it. With the
+//! next one comes a file of the version before, written by its own release
+//! (`tests/cases/store/make`, held by `tests/upgrade.rs`).
 
-use rusqlite::Connection;
+use std::path::Path;
 
-use super::Error;
+use rusqlite::{Connection, OpenFlags};
+
+use super::{Error, connect};
 
 const MIGRATIONS: &[&str] = &[
     // 1: the outbox and what is needed to account for it.
@@ -80,16 +84,38 @@ CREATE TABLE fingerprint(thing TEXT PRIMARY KEY,approved TEXT,found TEXT,found_m
 /// What this program can read; a file that is newer is refused, never guessed at.
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
 
-pub fn migrate(db: &mut Connection) -> Result<(), Error> {
-    let found: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0))?;
-    if found > VERSION {
-        return Err(Error::Newer { found, known: VERSION });
+/// Looks before anybody opens the file for writing: that alone, and the end of it, would move
+/// pages from the log into the file. What cannot be read is for the opening itself to meet.
+pub fn refuse_newer(path: &Path) -> Result<(), Error> {
+    if !path.exists() {
+        return Ok(());
     }
+    let look = || -> Result<i64, Error> {
+        version(&connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?)
+    };
+    look().map_or(Ok(()), |found| known(found, path))
+}
+
+/// Each step is one transaction with its number: interrupted, it has not happened.
+pub fn migrate(db: &mut Connection, path: &Path) -> Result<(), Error> {
+    let found = version(db)?;
+    known(found, path)?;
     for (i, sql) in MIGRATIONS.iter().enumerate().skip(found as usize) {
         let t = db.transaction()?;
         t.execute_batch(sql)?;
         t.pragma_update(None, "user_version", i as i64 + 1)?;
         t.commit()?;
+    }
+    Ok(())
+}
+
+fn version(db: &Connection) -> Result<i64, Error> {
+    Ok(db.pragma_query_value(None, "user_version", |r| r.get(0))?)
+}
+
+fn known(found: i64, path: &Path) -> Result<(), Error> {
+    if found > VERSION {
+        return Err(Error::Newer { file: path.to_owned(), found, known: VERSION });
     }
     Ok(())
 }
