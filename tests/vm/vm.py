@@ -196,6 +196,8 @@ def main():
     ap.add_argument("--keep", action="store_true")
     ap.add_argument("tests", nargs="*", help="of: kills upgrade " + " ".join(ttys.TESTS))
     a = ap.parse_args()
+    # Whoever is told to end takes what he started with him.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     dice = random.Random(a.seed)
     print(f"seed {a.seed}", flush=True)
     work, failed = Path(tempfile.mkdtemp(prefix="fieldgate-vm-")), []
