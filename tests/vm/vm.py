@@ -42,10 +42,12 @@ class Bed:
         m = self.thaw(base, {"fieldgate.deb": self.a.deb, "fieldgate.toml": text.encode(),
                              "report.py": here / "report.py", **pki})
         m.take()
-        m.run("systemctl mask -q fieldgate; dpkg -i /root/fieldgate.deb; systemctl unmask -q fieldgate", 240)
+        # It starts at once, as on a gateway, with nothing configured.
+        m.run("dpkg -i /root/fieldgate.deb", 240)
         m.run("cp /root/fieldgate.toml /etc/fieldgate/fieldgate.toml; cp -r /root/pki /etc/fieldgate/; "
               f"chown -R fieldgate: /etc/fieldgate/pki {STATE}; chmod 600 /etc/fieldgate/pki/*.key; "
-              f"chmod 700 {STATE}; systemctl stop fieldgate")
+              f"chmod 700 {STATE}; systemctl stop fieldgate; systemctl reset-failed; rm -rf {STATE}/fieldgate.db* {STATE}/identity; "
+              "systemctl is-enabled fieldgate")
         self.world.start_broker(m.run(f"{AS_AGENT} fieldgate identity ca --create"))
         self.installed = self.work / "installed"
         m.freeze(self.installed)
