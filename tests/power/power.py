@@ -4,6 +4,7 @@ import argparse
 import collections
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,8 @@ def main():
     ap.add_argument("--keep", action="store_true", help="leave the recording on the disk")
     ap.add_argument("--only", choices=["real", "control"])
     a = ap.parse_args()
+    # Whoever is told to end takes what he started with him.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(f"seed {a.seed}")
     failed = False
     if a.only != "control":

@@ -42,10 +42,12 @@ class Bed:
         m = self.thaw(base, {"fieldgate.deb": self.a.deb, "fieldgate.toml": text.encode(),
                              "report.py": here / "report.py", **pki})
         m.take()
-        m.run("systemctl mask -q fieldgate; dpkg -i /root/fieldgate.deb; systemctl unmask -q fieldgate", 240)
+        # It starts at once, as on a gateway, with nothing configured.
+        m.run("dpkg -i /root/fieldgate.deb", 240)
         m.run("cp /root/fieldgate.toml /etc/fieldgate/fieldgate.toml; cp -r /root/pki /etc/fieldgate/; "
               f"chown -R fieldgate: /etc/fieldgate/pki {STATE}; chmod 600 /etc/fieldgate/pki/*.key; "
-              f"chmod 700 {STATE}; systemctl stop fieldgate")
+              f"chmod 700 {STATE}; systemctl stop fieldgate; systemctl reset-failed; rm -rf {STATE}/fieldgate.db* {STATE}/identity; "
+              "systemctl is-enabled fieldgate")
         self.world.start_broker(m.run(f"{AS_AGENT} fieldgate identity ca --create"))
         self.installed = self.work / "installed"
         m.freeze(self.installed)
@@ -196,6 +198,8 @@ def main():
     ap.add_argument("--keep", action="store_true")
     ap.add_argument("tests", nargs="*", help="of: kills upgrade " + " ".join(ttys.TESTS))
     a = ap.parse_args()
+    # Whoever is told to end takes what he started with him.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     dice = random.Random(a.seed)
     print(f"seed {a.seed}", flush=True)
     work, failed = Path(tempfile.mkdtemp(prefix="fieldgate-vm-")), []
