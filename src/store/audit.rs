@@ -168,7 +168,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");
         let mut db = Connection::open(&path).unwrap();
-        super::super::schema::migrate(&mut db).unwrap();
+        super::super::schema::migrate(&mut db, &path).unwrap();
         let t = db.transaction().unwrap();
         let entries: Vec<String> = (1..=n).map(|i| format!(r#"{{"n":{i}}}"#)).collect();
         append(&t, &entries, Head::default()).unwrap();
