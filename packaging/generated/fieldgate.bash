@@ -19,6 +19,9 @@ _fieldgate() {
             fieldgate,audit)
                 cmd="fieldgate__subcmd__audit"
                 ;;
+            fieldgate,bundle)
+                cmd="fieldgate__subcmd__bundle"
+                ;;
             fieldgate,check)
                 cmd="fieldgate__subcmd__check"
                 ;;
@@ -30,6 +33,9 @@ _fieldgate() {
                 ;;
             fieldgate,demo)
                 cmd="fieldgate__subcmd__demo"
+                ;;
+            fieldgate,doctor)
+                cmd="fieldgate__subcmd__doctor"
                 ;;
             fieldgate,help)
                 cmd="fieldgate__subcmd__help"
@@ -79,6 +85,9 @@ _fieldgate() {
             fieldgate__subcmd__help,audit)
                 cmd="fieldgate__subcmd__help__subcmd__audit"
                 ;;
+            fieldgate__subcmd__help,bundle)
+                cmd="fieldgate__subcmd__help__subcmd__bundle"
+                ;;
             fieldgate__subcmd__help,check)
                 cmd="fieldgate__subcmd__help__subcmd__check"
                 ;;
@@ -90,6 +99,9 @@ _fieldgate() {
                 ;;
             fieldgate__subcmd__help,demo)
                 cmd="fieldgate__subcmd__help__subcmd__demo"
+                ;;
+            fieldgate__subcmd__help,doctor)
+                cmd="fieldgate__subcmd__help__subcmd__doctor"
                 ;;
             fieldgate__subcmd__help,help)
                 cmd="fieldgate__subcmd__help__subcmd__help"
@@ -251,7 +263,7 @@ _fieldgate() {
 
     case "${cmd}" in
         fieldgate)
-            opts="-c -h -V --config --json --help --version run check config plan decode read outbox shadow audit status reload identity demo help"
+            opts="-c -h -V --config --json --help --version run check config plan decode read outbox shadow audit status doctor bundle reload identity demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -406,6 +418,36 @@ _fieldgate() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        fieldgate__subcmd__bundle)
+            opts="-o -y -c -h --out --list --yes --config --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --out)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         fieldgate__subcmd__check)
             opts="-c -h --config --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -534,8 +576,30 @@ _fieldgate() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        fieldgate__subcmd__doctor)
+            opts="-c -h --config --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         fieldgate__subcmd__help)
-            opts="run check config plan decode read outbox shadow audit status reload identity demo help"
+            opts="run check config plan decode read outbox shadow audit status doctor bundle reload identity demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -590,6 +654,20 @@ _fieldgate() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        fieldgate__subcmd__help__subcmd__bundle)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         fieldgate__subcmd__help__subcmd__check)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -633,6 +711,20 @@ _fieldgate() {
             return 0
             ;;
         fieldgate__subcmd__help__subcmd__demo)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        fieldgate__subcmd__help__subcmd__doctor)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
