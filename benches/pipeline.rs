@@ -137,7 +137,8 @@ async fn ingest_ours(config: &Config, file: &Path) -> anyhow::Result<(f64, u64)>
         things: Things::none(),
         serials: tokio::sync::watch::Sender::default(),
         asks: mpsc::channel(1).1,
-        writes: Vec::new(),
+        writes: Default::default(),
+        changes: mpsc::channel(1).1,
         started: tokio::time::Instant::now(),
         state: State::new(
             config.gateway.name.clone(),
@@ -305,7 +306,7 @@ async fn drain_ours(config: &Config, file: &Path) -> anyhow::Result<f64> {
         link: MqttLink::new(Arc::clone(&uplink), Identity::gateway(&uplink)),
         route: Route::GATEWAY,
         name: "bench".into(),
-        filters: Vec::new(),
+        filters: tokio::sync::watch::channel(Vec::new()).1,
         asks: None,
         pacer: Arc::new(Pacer::new(uplink.connects_per_second)),
         config: uplink,

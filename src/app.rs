@@ -1,38 +1,44 @@
 //! The composition root: the only file that knows every room. Config → channels → tasks.
 //!
-//! `build` opens the store and wires everything, nothing runs yet; `run` starts the tasks and
-//! returns when they have stopped in order.
+//! `build` opens the store and wires everything, nothing runs yet; `run` starts the tasks
+//! (`live`), lets a reload change them (`reload`), and returns when they have stopped in order.
 
 mod connections;
+mod live;
+mod reload;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::connections::{Claimant, Own};
+use self::connections::Claimant;
+use self::live::{Indices, Live};
+pub use self::reload::{Relog, Source};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::line::Dial;
-use crate::bus::{self, BusTask, ReadRequest, WriteRequest};
-use crate::channel::{ASKS_MAX, Ask, IDENTITY_ASKS_MAX, IdentityAsk, Serials};
+use crate::bus::{self, WriteRequest};
+use crate::channel::{Ask, IDENTITY_ASKS_MAX, IdentityAsk, Plant, RELOADS_MAX, Reload, Serials};
 use crate::config::{self, Config, EnrollerKind};
 use crate::control::{Control, Room};
 use crate::hub::member::Now;
 use crate::hub::things::{NewThing, Things};
-use crate::hub::{self, Hub};
+use crate::hub::{self, Hub, Reconfigure};
 use crate::identity;
 use crate::identity::enroll::Enrollers;
 use crate::identity::keeper::Keeper;
+use crate::identity::wallet::Wallet;
 use crate::metrics::Metrics;
+use crate::model::device::Device;
 use crate::model::ids::DeviceIndex;
 use crate::model::observation::Observation;
-use crate::model::row::Route;
+use crate::model::row::{LayoutId, Route};
 use crate::model::thing::ThingName;
 use crate::model::time::{CLOCK_PLAUSIBLE_FROM, Clock};
 use crate::notify::Notifier;
-use crate::notify::progress::Expectations;
 use crate::store::{self, Disk, Store};
 use crate::supervise::{Ended, Stage, Supervisor};
 use crate::uplink::link::{Identity, Link, MqttLink};
@@ -56,9 +62,9 @@ pub struct World<L> {
     /// Observations that may wait for the hub.
     pub observations_max: usize,
     /// How the bus at this place of the configuration is reached.
-    pub dial: Box<dyn FnMut(usize) -> Dial + Send>,
+    pub dial: Box<dyn FnMut(usize) -> Dial + Send + Sync>,
     /// How the broker is reached as this identity.
-    pub link: Box<dyn FnMut(Arc<config::Uplink>, Identity) -> L + Send>,
+    pub link: Box<dyn FnMut(Arc<config::Uplink>, Identity) -> L + Send + Sync>,
     pub disk: Disk,
 }
 
@@ -82,11 +88,23 @@ pub struct App<L: Link = MqttLink> {
     topic: Template,
     status_topic: String,
     world: World<L>,
-    own: Vec<Own>,
-    keeper: Option<Keeper<Enrollers>>,
-    /// What the status socket asks of the keeper.
-    to_keeper: Option<mpsc::Sender<IdentityAsk>>,
+    identities: Identities,
+    /// Things with a connection of their own; all others leave by the gateway's.
+    routes: HashMap<ThingName, Route>,
+    /// How the tasks name the devices.
+    indices: Indices,
     serials: watch::Sender<Serials>,
+    source: Option<Source>,
+}
+
+/// The things with an identity of their own.
+#[derive(Default)]
+struct Identities {
+    wallets: HashMap<ThingName, Arc<Wallet>>,
+    /// Until it runs.
+    keeper: Option<Keeper<Enrollers>>,
+    /// What the status socket asks of it.
+    asks: Option<mpsc::Sender<IdentityAsk>>,
 }
 
 impl App<MqttLink> {
@@ -103,56 +121,59 @@ impl<L: Link> App<L> {
         }
         let store = Store::open(&config.store.path, config.store.bytes_max, config.store.age_max, now)?
             .on(world.disk);
-        let metrics = Arc::new(Metrics::new(config.buses.len(), config.devices.len()));
-        let topic = Template::parse(&config.uplink.topic, &config.gateway.name)?;
-        let status = Template::parse(&config.uplink.status_topic, &config.gateway.name)?;
-        // The status belongs to the gateway itself; should its template name a device, the
-        // gateway stands in for it.
-        let status_topic = status.render(&config.gateway.name.as_str().into());
+        let (topic, status_topic) = topics(&config)?;
         let mut app = App {
-            config,
             store: Arc::new(store),
-            metrics,
+            metrics: Arc::new(Metrics::new(config.buses.len(), config.devices.len())),
             topic,
             status_topic,
             world,
-            own: Vec::new(),
-            keeper: None,
-            to_keeper: None,
+            identities: Identities::default(),
+            routes: HashMap::new(),
+            indices: Indices::default(),
             serials: watch::Sender::default(),
+            source: None,
+            config,
         };
-        app.identities()?;
+        app.indices.assign(&app.config.devices);
+        app.identities = app.identities(&app.config)?;
         Ok(app)
     }
 
-    /// Who connects as itself, and who keeps their certificates.
-    fn identities(&mut self) -> Result<(), Error> {
-        if self.config.identity.enroller == EnrollerKind::None {
-            return Ok(());
-        }
-        let claimant = Claimant::of(&self.config, self.world.seed);
+    /// Where another configuration comes from when a reload is asked for.
+    pub fn reloads_from(&mut self, source: Source) {
+        self.source = Some(source);
+    }
+
+    /// Who connects as itself under `config`, and who keeps their certificates. A thing that
+    /// has a wallet keeps it, and with it its connection.
+    fn identities(&self, config: &Config) -> Result<Identities, Error> {
+        let claimant = Claimant::of(config, self.world.seed);
         let claimant = claimant.map(|c| Box::new(c) as Box<dyn identity::enroll::Provision>);
-        let plan = identity::plan::plan(&self.config, &self.world.clock, claimant)?;
-        let Some(plan) = plan else { return Ok(()) };
-        let wallets = plan.identities.iter().map(|kept| Arc::clone(&kept.wallet));
-        self.own = plan
-            .devices
-            .iter()
-            .zip(wallets)
-            .map(|(device, wallet)| Own { device: *device, wallet })
-            .collect();
-        let (to_keeper, asks) = mpsc::channel(IDENTITY_ASKS_MAX);
-        self.to_keeper = Some(to_keeper);
-        self.keeper = Some(Keeper {
+        let plan = match config.identity.enroller {
+            EnrollerKind::None => None,
+            _ => identity::plan::plan(config, &self.world.clock, claimant)?,
+        };
+        let Some(mut plan) = plan else { return Ok(Identities::default()) };
+        let mut wallets = HashMap::new();
+        for (device, kept) in plan.devices.iter().zip(&mut plan.identities) {
+            let thing = &config.devices[*device].thing;
+            if let Some(wallet) = self.identities.wallets.get(thing) {
+                kept.wallet = Arc::clone(wallet);
+            }
+            wallets.insert(thing.clone(), Arc::clone(&kept.wallet));
+        }
+        let (asks, asked) = mpsc::channel(IDENTITY_ASKS_MAX);
+        let keeper = Keeper {
             identities: plan.identities,
             enroller: Arc::new(plan.enroller),
             enrols: plan.enrols,
             policy: plan.policy,
             clock: self.world.clock.clone(),
-            asks,
+            asks: asked,
             serials: self.serials.subscribe(),
-        });
-        Ok(())
+        };
+        Ok(Identities { wallets, keeper: Some(keeper), asks: Some(asks) })
     }
 
     pub fn metrics(&self) -> Arc<Metrics> {
@@ -166,39 +187,39 @@ impl<L: Link> App<L> {
     /// Runs until `stop`, or until a task ends that should not have.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Ended> {
         let mut tasks = Supervisor::new();
-        let (observations, observed) = mpsc::channel(self.world.observations_max);
-        let (asks, asked) = mpsc::channel(ASKS_MAX);
-        let (lines, written): (Vec<_>, Vec<_>) =
-            self.config.buses.iter().map(|_| mpsc::channel::<WriteRequest>(bus::WRITES_MAX)).unzip();
-        let routes = self.routes();
-        let hub = routes.as_ref().map_err(ToString::to_string);
-        let hub = hub.and_then(|routes| self.hub(observed, asked, &lines, routes).map_err(|e| e.to_string()));
-        match hub {
-            Ok(hub) => tasks.spawn("hub", Stage::Hub, hub.run()),
-            Err(e) => tasks.spawn("hub", Stage::Hub, std::future::ready(Err::<(), _>(e))),
+        let (reloads, mut asked) = mpsc::channel(RELOADS_MAX);
+        if let Some(source) = &mut self.source {
+            source.asks(&reloads);
         }
-        let mut readers = Vec::new();
-        for (index, writes) in written.into_iter().enumerate() {
-            let (questions, reads) = mpsc::channel::<ReadRequest>(bus::READS_MAX);
-            readers.push(questions);
-            let task = self.bus(index, observations.clone(), reads, writes);
-            let name = format!("bus {}", task.bus.name);
-            let token = tasks.token(Stage::Bus);
-            tasks.spawn(name, Stage::Bus, task.run(token));
-        }
+        let live = Live::start(&mut self, &mut tasks, reloads);
+        let mut live = match live {
+            Ok(live) => Some(live),
+            Err(e) => {
+                tasks.spawn("hub", Stage::Hub, std::future::ready(Err::<(), _>(e)));
+                None
+            }
+        };
+        let first = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break None,
+                ended = tasks.unasked() => break Some(ended),
+                Some(answer) = asked.recv() => {
+                    let done = match &mut live {
+                        Some(live) => live.reload(&mut self, &mut tasks).await,
+                        None => Err(reload::Refused::Stopping),
+                    };
+                    reload::tell(answer, done);
+                }
+            }
+        };
+        // Whoever still asks for a reload hears that there will be none.
+        drop(asked);
         // The hub ends when the last bus has dropped its sender; this one must not hold it.
-        drop(observations);
-        self.services(&mut tasks, readers, asks.clone());
-        let (grace, store) = (self.config.gateway.stop_grace, Arc::clone(&self.store));
-        if let Some(keeper) = self.keeper.take() {
-            let token = tasks.token(Stage::Service);
-            tasks.spawn("identities", Stage::Service, keeper.run(token));
-        }
-        if let Ok(routes) = routes {
-            self.connect(&mut tasks, asks, &routes);
-        }
-        let ended = tasks.run(stop, grace).await;
-        if let Err(e) = store.run(Store::close).await {
+        drop(live);
+        let grace = self.config.gateway.stop_grace;
+        let ended = tasks.stop(first, grace).await;
+        if let Err(e) = self.store.run(Store::close).await {
             tracing::warn!(why = %e, "the store was not closed in order; the next start makes up for it");
         }
         ended
@@ -209,27 +230,27 @@ impl<L: Link> App<L> {
     fn services(
         &self,
         tasks: &mut Supervisor,
-        buses: Vec<mpsc::Sender<ReadRequest>>,
+        plant: &watch::Receiver<Arc<Plant>>,
         hub: mpsc::Sender<Ask>,
+        reloads: mpsc::Sender<Reload>,
     ) {
         let token = tasks.token(Stage::Service);
         if let Some(path) = &self.config.gateway.status_socket {
             let room = Room {
-                config: Arc::new(self.config.clone()),
-                metrics: Arc::clone(&self.metrics),
+                plant: plant.clone(),
                 clock: self.world.clock.clone(),
-                buses,
                 hub,
-                keeper: self.to_keeper.clone(),
+                reloads: self.source.is_some().then_some(reloads),
                 started: Instant::now(),
             };
             match Control::bind(path, room) {
-                Ok(control) => tasks.spawn("status", Stage::Service, control.run(token.clone())),
+                Ok(control) => {
+                    tasks.spawn("status", Stage::Service, control.run(token.clone()));
+                }
                 Err(e) => tracing::warn!(socket = %path.display(), why = %e, "no status socket"),
             }
         }
-        let expected = Expectations::new(&self.config);
-        let notifier = Notifier::new(Arc::clone(&self.metrics), expected);
+        let notifier = Notifier::new(plant.clone());
         tasks.spawn("systemd", Stage::Service, notifier.run(token));
     }
 
@@ -237,26 +258,19 @@ impl<L: Link> App<L> {
         &self,
         observations: mpsc::Receiver<Observation>,
         asks: mpsc::Receiver<Ask>,
-        lines: &[mpsc::Sender<WriteRequest>],
-        routes: &[Route],
+        changes: mpsc::Receiver<Reconfigure>,
+        writes: HashMap<DeviceIndex, mpsc::Sender<WriteRequest>>,
     ) -> Result<Hub, store::Error> {
-        let devices = self.config.devices.iter().zip(routes).map(|(device, route)| {
-            let layout = self.store.layout(&device.name, &hub::apply::layout(device))?;
-            Ok((device.clone(), layout, *route))
-        });
-        let devices = devices.collect::<Result<Vec<_>, store::Error>>()?;
+        // At the start the indices are the places.
+        let devices = self.layouts(&self.config)?.into_iter();
+        let devices = devices.map(|(_, device, layout, route)| (device, layout, route));
         let started = Instant::now();
         let now = Now { mono: Duration::ZERO, wall: self.world.clock.now() };
-        let line_of = |i: usize| {
-            let index = DeviceIndex(u32::try_from(i).ok()?);
-            let bus = self.config.buses.iter().position(|bus| bus.devices.contains(&index))?;
-            lines.get(bus).cloned()
-        };
         let things = Things::new(
             self.config.shadow.clone(),
             self.config.gateway.name.as_str(),
             self.world.seed as u32,
-            self.things(routes),
+            self.things(),
             self.store.things()?,
             now,
         );
@@ -265,13 +279,14 @@ impl<L: Link> App<L> {
             things,
             serials: self.serials.clone(),
             asks,
-            writes: (0..self.config.devices.len()).map_while(line_of).collect(),
+            changes,
+            writes,
             started,
             state: hub::apply::State::new(
                 self.config.gateway.name.clone(),
                 self.store.boot().to_string(),
                 self.config.uplink.payload_max,
-                devices.into_iter(),
+                devices,
             ),
             gateway: self.config.gateway.name.clone(),
             store: Arc::clone(&self.store),
@@ -282,16 +297,37 @@ impl<L: Link> App<L> {
         })
     }
 
+    /// What the rows of each device look like, and where they leave.
+    fn layouts(&self, config: &Config) -> Result<Vec<(DeviceIndex, Device, LayoutId, Route)>, store::Error> {
+        let of = |device: &Device| {
+            let layout = self.store.layout(&device.name, &hub::apply::layout(device))?;
+            Ok((self.indices.of(&device.name), device.clone(), layout, self.route(device)))
+        };
+        config.devices.iter().map(of).collect()
+    }
+
+    fn route(&self, device: &Device) -> Route {
+        self.routes.get(&device.thing).copied().unwrap_or(Route::GATEWAY)
+    }
+
     /// Which connection the rows of each device leave by.
-    fn routes(&self) -> Result<Vec<Route>, store::Error> {
-        let mut routes = vec![Route::GATEWAY; self.config.devices.len()];
-        for own in &self.own {
-            let device = &self.config.devices[own.device];
-            routes[own.device] = self.store.route(device.thing.as_str())?;
+    fn find_routes(&mut self) -> Result<(), store::Error> {
+        let gone = |thing: &&ThingName| !self.identities.wallets.contains_key(*thing);
+        for thing in self.routes.keys().filter(gone) {
+            self.store.leave(self.routes[thing]);
         }
-        for (device, route) in self.config.devices.iter().zip(&routes) {
-            self.store.set_route(&device.name, *route);
+        self.routes.clear();
+        for thing in self.identities.wallets.keys() {
+            self.routes.insert(thing.clone(), self.store.route(thing.as_str())?);
         }
+        for device in &self.config.devices {
+            self.store.set_route(&device.name, self.route(device));
+        }
+        Ok(())
+    }
+
+    /// Returns how many rows lost the connection that they were meant for.
+    fn adopt_orphans(&self) -> Result<usize, store::Error> {
         let orphans = self.store.adopt_orphans()?;
         if orphans > 0 {
             tracing::info!(
@@ -299,42 +335,28 @@ impl<L: Link> App<L> {
                 "rows of things that lost their own connection go by the gateway's"
             );
         }
-        Ok(routes)
+        Ok(orphans)
     }
 
     /// The devices, and the gateway itself if its name can be that of a thing.
-    fn things(&self, routes: &[Route]) -> Vec<NewThing> {
+    fn things(&self) -> Vec<NewThing> {
         let gateway = ThingName::parse(self.config.gateway.name.as_str()).ok();
         let gateway = gateway.filter(|name| self.config.devices.iter().all(|d| d.thing != *name));
         let gateway = gateway.map(|name| NewThing { name, route: Route::GATEWAY, device: None });
-        let devices = self.config.devices.iter().zip(routes).zip(0..).map(|((device, route), i)| NewThing {
+        let devices = self.config.devices.iter().map(|device| NewThing {
             name: device.thing.clone(),
-            route: *route,
-            device: Some((DeviceIndex(i), device.clone())),
+            route: self.route(device),
+            device: Some((self.indices.of(&device.name), device.clone())),
         });
         devices.chain(gateway).collect()
     }
+}
 
-    fn bus(
-        &mut self,
-        index: usize,
-        observations: mpsc::Sender<Observation>,
-        reads: mpsc::Receiver<ReadRequest>,
-        writes: mpsc::Receiver<WriteRequest>,
-    ) -> BusTask {
-        let bus = self.config.buses[index].clone();
-        let device = |i: &DeviceIndex| (*i, self.config.devices[i.at()].clone());
-        BusTask {
-            devices: bus.devices.iter().map(device).collect(),
-            bus,
-            clock: self.world.clock.clone(),
-            observations,
-            reads,
-            writes,
-            metrics: Arc::clone(&self.metrics),
-            bus_index: index,
-            seed: self.world.seed.wrapping_add(index as u64 + 1),
-            dial: (self.world.dial)(index),
-        }
-    }
+/// Those of the readings and of the status.
+fn topics(config: &Config) -> Result<(Template, String), TemplateError> {
+    let topic = Template::parse(&config.uplink.topic, &config.gateway.name)?;
+    let status = Template::parse(&config.uplink.status_topic, &config.gateway.name)?;
+    // The status belongs to the gateway itself; should its template name a device, the gateway
+    // stands in for it.
+    Ok((topic, status.render(&config.gateway.name.as_str().into())))
 }

@@ -15,13 +15,37 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::modbus::write::WritePlan;
 use crate::model::ids::{DeviceIndex, PointIndex};
 use crate::model::reading::Measured;
 use crate::model::register::RegisterPoint;
 use crate::model::row::Route;
+
+/// What runs now. A reload makes another one; whoever shows or watches the plant holds a
+/// receiver of it.
+#[derive(Debug)]
+pub struct Plant {
+    pub config: Arc<Config>,
+    /// In the order of the configuration.
+    pub metrics: Arc<Metrics>,
+    /// The devices as the tasks name them, in the order of the configuration. A device keeps
+    /// its index for as long as it is configured.
+    pub indices: Vec<DeviceIndex>,
+    /// One per bus, in the order of the configuration.
+    pub reads: Vec<mpsc::Sender<ReadRequest>>,
+    /// Absent where no identity is kept.
+    pub keeper: Option<mpsc::Sender<IdentityAsk>>,
+}
+
+/// Reloads that may wait: they are asked for by hand.
+pub const RELOADS_MAX: usize = 4;
+
+/// "Read the configuration again". The answer is what changed, or why nothing did; for people.
+pub type Reload = oneshot::Sender<Result<String, String>>;
 
 /// Readings that may wait between a bus and the hub. Small on purpose: when the hub cannot
 /// keep up, pressure belongs at the register (a skipped poll is counted), not in memory.

@@ -28,5 +28,7 @@ pub mod hub;
 pub mod uplink;
 
 pub mod app;
+pub mod bundle;
 pub mod cli;
+pub mod doctor;
 pub mod supervise;

@@ -1,10 +1,11 @@
-//! Plain counters, made once by `app` and passed by `Arc`. No global registry.
+//! Plain counters, made by `app` and passed by `Arc`. No global registry.
 //!
 //! A counter only ever grows; a gauge is the last thing its owner said. Everything here is
-//! read by `status` and by the watchdog, written by one task each, and costs no lock.
+//! read by `status` and by the watchdog, written by one task each, and costs no lock. What
+//! belongs to a bus or a device outlives a reload that leaves it alone.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -55,17 +56,17 @@ impl Word {
 /// Everything that `status` can tell; `buses` and `devices` are in the configuration's order.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    pub buses: Vec<BusMetrics>,
-    pub devices: Vec<DeviceMetrics>,
-    pub store: StoreMetrics,
-    pub uplink: UplinkMetrics,
+    pub buses: Vec<Arc<BusMetrics>>,
+    pub devices: Vec<Arc<DeviceMetrics>>,
+    pub store: Arc<StoreMetrics>,
+    pub uplink: Arc<UplinkMetrics>,
 }
 
 impl Metrics {
     pub fn new(buses: usize, devices: usize) -> Metrics {
         Metrics {
-            buses: (0..buses).map(|_| BusMetrics::default()).collect(),
-            devices: (0..devices).map(|_| DeviceMetrics::default()).collect(),
+            buses: (0..buses).map(|_| Arc::default()).collect(),
+            devices: (0..devices).map(|_| Arc::default()).collect(),
             ..Metrics::default()
         }
     }

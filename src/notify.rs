@@ -13,11 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::progress::{Expectations, Progress, Snapshot};
+use crate::channel::Plant;
 use crate::metrics::Metrics;
 
 /// How often the counters are looked at until the agent is ready.
@@ -30,15 +32,14 @@ const STATUS_PERIOD: Duration = Duration::from_secs(10);
 const READY_AFTER_MAX: Duration = Duration::from_secs(15);
 
 pub struct Notifier {
-    pub metrics: Arc<Metrics>,
-    pub expected: Expectations,
+    pub plant: watch::Receiver<Arc<Plant>>,
     /// How long systemd waits for a sign; `None`: it does not watch.
     pub watchdog: Option<Duration>,
 }
 
 impl Notifier {
-    pub fn new(metrics: Arc<Metrics>, expected: Expectations) -> Notifier {
-        Notifier { metrics, expected, watchdog: sd_notify::watchdog_enabled() }
+    pub fn new(plant: watch::Receiver<Arc<Plant>>) -> Notifier {
+        Notifier { plant, watchdog: sd_notify::watchdog_enabled() }
     }
 
     pub async fn run(self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
@@ -55,30 +56,38 @@ impl Notifier {
         Ok(())
     }
 
-    async fn tell(self, stop: CancellationToken, mut send: impl FnMut(&[NotifyState<'_>])) {
+    async fn tell(mut self, stop: CancellationToken, mut send: impl FnMut(&[NotifyState<'_>])) {
         let started = Instant::now();
         let period = self.watchdog.map_or(STATUS_PERIOD, |w| STATUS_PERIOD.min(w / 2));
         let (mut ready, mut said) = (false, String::new());
         let mut progress = Progress::default();
         let mut next = started;
+        let mut plant = Arc::clone(&self.plant.borrow_and_update());
+        let mut expected = Expectations::new(&plant.config);
         loop {
             tokio::select! {
                 biased;
                 _ = stop.cancelled() => break,
+                Ok(()) = self.plant.changed() => {
+                    plant = Arc::clone(&self.plant.borrow_and_update());
+                    expected = Expectations::new(&plant.config);
+                    // The stages are other ones now, and each gets its patience anew.
+                    progress = Progress::default();
+                }
                 _ = sleep_until(next) => {}
             }
             let now = started.elapsed();
-            let line = status_line(&self.metrics);
+            let line = status_line(&plant.metrics);
             if line != said {
                 send(&[NotifyState::Status(&line)]);
                 said = line;
             }
-            if !ready && let Some(why) = readiness(&self.metrics, now) {
+            if !ready && let Some(why) = readiness(&plant.metrics, now) {
                 info!("ready: {why}");
                 send(&[NotifyState::Ready]);
                 ready = true;
             }
-            match progress.judge(now, &Snapshot::take(&self.metrics, &self.expected)) {
+            match progress.judge(now, &Snapshot::take(&plant.metrics, &expected)) {
                 Ok(()) if self.watchdog.is_some() => send(&[NotifyState::Watchdog]),
                 Ok(()) => {}
                 Err(stuck) => error!(
@@ -104,7 +113,9 @@ fn readiness(metrics: &Metrics, up: Duration) -> Option<&'static str> {
     let answered = metrics.devices.iter().any(|d| d.state.get() == "good");
     // `open` is not the end of a bus's start: its first poll is still on the way.
     let stated = |state: String| !state.is_empty() && state != "open" && state != "closed";
-    if answered {
+    if metrics.devices.is_empty() {
+        Some("no device is configured")
+    } else if answered {
         Some("a device has answered")
     } else if metrics.devices.iter().all(|d| stated(d.state.get())) {
         Some("no device answers, and each has said why")
@@ -120,13 +131,16 @@ fn readiness(metrics: &Metrics, up: Duration) -> Option<&'static str> {
 /// For `systemctl status`: `online; 3 of 4 devices good; 120 readings wait`.
 fn status_line(metrics: &Metrics) -> String {
     let good = metrics.devices.iter().filter(|d| d.state.get() == "good").count();
+    let devices = match metrics.devices.len() {
+        0 => "no device is configured".to_owned(),
+        all => format!("{good} of {all} devices good"),
+    };
     let uplink = match metrics.uplink.state.get() {
         state if state.is_empty() => "connecting".into(),
         state => state.replace(|c: char| c.is_control(), " "),
     };
     let waiting = metrics.store.readings_waiting.get();
-    let mut line =
-        format!("{uplink}; {good} of {} devices good; {waiting} readings wait", metrics.devices.len());
+    let mut line = format!("{uplink}; {devices}; {waiting} readings wait");
     let dropped = metrics.store.readings_dropped.get();
     if dropped > 0 {
         line.push_str(&format!("; {dropped} dropped"));
@@ -144,8 +158,7 @@ mod tests {
     const WATCHDOG: Duration = Duration::from_secs(30);
 
     fn notifier(metrics: &Arc<Metrics>) -> Notifier {
-        let expected = Expectations::new(&fixture::config());
-        Notifier { metrics: metrics.clone(), expected, watchdog: Some(WATCHDOG) }
+        Notifier { plant: fixture::plant(metrics.clone(), vec![]), watchdog: Some(WATCHDOG) }
     }
 
     /// What systemd hears within `seconds` of a plant in the state that `prepare` gives it.
@@ -193,6 +206,8 @@ mod tests {
 
     #[test]
     fn a_person_reads_the_state_in_one_line() {
+        let as_installed = status_line(&Metrics::new(0, 0));
+        assert_eq!(as_installed, "connecting; no device is configured; 0 readings wait");
         let metrics = Metrics::new(1, 3);
         assert_eq!(status_line(&metrics), "connecting; 0 of 3 devices good; 0 readings wait");
         metrics.uplink.state.set("offline: certificate\nexpired");

@@ -9,7 +9,8 @@
 //! that a stop can be watched. A stage that overstays its share of the grace is cut.
 //!
 //! The first unexpected end starts the same stop; the process then exits with an error and
-//! systemd starts it again.
+//! systemd starts it again. A reload retires single tasks by their own tokens while the
+//! others live on.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -55,6 +56,8 @@ pub enum Why {
 pub struct Supervisor {
     tasks: JoinSet<Result<(), String>>,
     running: HashMap<Id, Task>,
+    /// Ended unasked while somebody else was retired.
+    early: Option<Ended>,
     buses: CancellationToken,
     hub: CancellationToken,
     uplink: CancellationToken,
@@ -67,11 +70,9 @@ struct Task {
     handle: AbortHandle,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Living,
-    Draining,
-}
+/// Names a task to its supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskId(Id);
 
 /// Services hold nothing: this is for an answer that is being written.
 const SERVICES_GRACE: Duration = Duration::from_secs(1);
@@ -81,6 +82,7 @@ impl Supervisor {
         Supervisor {
             tasks: JoinSet::new(),
             running: HashMap::new(),
+            early: None,
             buses: CancellationToken::new(),
             hub: CancellationToken::new(),
             uplink: CancellationToken::new(),
@@ -104,20 +106,68 @@ impl Supervisor {
         name: impl Into<String>,
         stage: Stage,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
-    ) {
+    ) -> TaskId {
         // The sources of an error are written out here, where its type is still known.
         let handle = self.tasks.spawn(async move { task.await.map_err(|e| e.to_string()) });
-        self.running.insert(handle.id(), Task { name: name.into(), stage, handle });
+        let id = handle.id();
+        self.running.insert(id, Task { name: name.into(), stage, handle });
+        TaskId(id)
+    }
+
+    /// Waits for a task that ends although all should live. May be cancelled: nothing is lost.
+    pub async fn unasked(&mut self) -> Ended {
+        loop {
+            if let Some(ended) = self.early.take() {
+                return ended;
+            }
+            match self.joined().await {
+                Some((_, Some(ended))) => return ended,
+                Some((_, None)) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ends one task by `token`, which nobody else listens to. One that has not ended `until`
+    /// then is cut; how it went is in the log, and whatever else ended meanwhile is told by
+    /// [`Supervisor::unasked`].
+    pub async fn retire(&mut self, task: TaskId, token: &CancellationToken, until: Instant) {
+        token.cancel();
+        while self.running.contains_key(&task.0) {
+            match timeout_at(until, self.joined()).await {
+                Ok(Some((id, ended))) if id == task.0 => match ended.map(|e| (e.task, e.why)) {
+                    None | Some((_, Why::Returned)) => {}
+                    Some((task, why)) => {
+                        let [bus, thing] = whose(&task);
+                        error!(%task, bus, thing, %why, "failed while it was retired");
+                    }
+                },
+                Ok(Some((_, ended))) => self.early = self.early.take().or(ended),
+                Ok(None) => return,
+                Err(_) => {
+                    if let Some(task) = self.running.remove(&task.0) {
+                        let [bus, thing] = whose(&task.name);
+                        warn!(task = %task.name, bus, thing, "did not stop in its time and was cut");
+                        task.handle.abort();
+                    }
+                }
+            }
+        }
     }
 
     /// Returns when `stop` was cancelled or a task ended, and everything is drained; at the
     /// latest `grace` after that. The error is the first thing that went wrong.
     pub async fn run(mut self, stop: CancellationToken, grace: Duration) -> Result<(), Ended> {
-        let mut first = tokio::select! {
+        let first = tokio::select! {
             biased;
             _ = stop.cancelled() => None,
-            ended = self.next(Phase::Living) => ended,
+            ended = self.unasked() => Some(ended),
         };
+        self.stop(first, grace).await
+    }
+
+    /// Drains everything. `first` is why, if a task ended unasked.
+    pub async fn stop(mut self, mut first: Option<Ended>, grace: Duration) -> Result<(), Ended> {
         if let Some(ended) = &first {
             let [bus, thing] = whose(&ended.task);
             error!(task = %ended.task, bus, thing, why = %ended.why, "a task ended; stopping the others");
@@ -145,7 +195,7 @@ impl Supervisor {
     async fn drain(&mut self, stage: Stage, until: Instant) -> Option<Ended> {
         let mut first = None;
         while self.running.values().any(|t| t.stage == stage) {
-            match timeout_at(until, self.next(Phase::Draining)).await {
+            match timeout_at(until, self.next()).await {
                 Ok(ended) => first = first.or(ended),
                 Err(_) => return first.or(self.cut(stage)),
             }
@@ -168,28 +218,32 @@ impl Supervisor {
         overstayed
     }
 
-    /// The next end of a task that is worth an error in this phase.
-    async fn next(&mut self, phase: Phase) -> Option<Ended> {
-        let joined = self.tasks.join_next_with_id().await?;
-        let (id, why) = match joined {
+    /// The next end of a task, unless it was cut before. `None`: there is no task.
+    async fn joined(&mut self) -> Option<(Id, Option<Ended>)> {
+        let (id, why) = match self.tasks.join_next_with_id().await? {
             Ok((id, Ok(()))) => (id, Why::Returned),
             Ok((id, Err(text))) => (id, Why::Failed(text)),
             Err(error) => (error.id(), Why::Panicked(panic_text(error))),
         };
-        let task = self.running.remove(&id)?;
-        if phase == Phase::Draining {
-            match &why {
-                Why::Returned => {
-                    debug!(task = %task.name, "stopped");
-                    return None;
-                }
-                why => {
-                    let [bus, thing] = whose(&task.name);
-                    error!(task = %task.name, bus, thing, %why, "failed while stopping");
-                }
+        let task = self.running.remove(&id);
+        Some((id, task.map(|task| Ended { task: task.name, why })))
+    }
+
+    /// The next end of a task while all stop, if it is worth an error.
+    async fn next(&mut self) -> Option<Ended> {
+        let (_, ended) = self.joined().await?;
+        let ended = ended?;
+        match &ended.why {
+            Why::Returned => {
+                debug!(task = %ended.task, "stopped");
+                None
+            }
+            why => {
+                let [bus, thing] = whose(&ended.task);
+                error!(task = %ended.task, bus, thing, %why, "failed while stopping");
+                Some(ended)
             }
         }
-        Some(Ended { task: task.name, why })
     }
 }
 
@@ -333,6 +387,45 @@ mod tests {
             assert_eq!(diary.read(), WHOLE_STOP, "{stage:?}");
             assert!(started.elapsed() <= GRACE + SERVICES_GRACE, "{stage:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_is_retired_and_the_others_live_on() {
+        let (diary, stop) = (Diary::default(), CancellationToken::new());
+        let mut all = plant(&diary);
+        let own = all.token(Stage::Bus).child_token();
+        let (token, notes) = (own.clone(), diary.clone());
+        let task = all.spawn("second bus", Stage::Bus, async move {
+            token.cancelled().await;
+            sleep(Duration::from_secs(1)).await;
+            notes.note("second bus");
+            Ok::<(), String>(())
+        });
+        all.retire(task, &own, Instant::now() + GRACE).await;
+        assert_eq!(diary.read(), ["second bus"]);
+        // One that is deaf is cut, and that is nobody's end.
+        let own = all.token(Stage::Bus).child_token();
+        let task = all.spawn("deaf", Stage::Bus, std::future::pending::<Result<(), String>>());
+        all.retire(task, &own, Instant::now() + GRACE).await;
+        stop.cancel();
+        assert_eq!(all.run(stop, GRACE).await, Ok(()));
+        assert_eq!(diary.read()[1..], WHOLE_STOP);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_ends_unasked_while_another_is_retired_is_not_forgotten() {
+        let mut all = plant(&Diary::default());
+        all.spawn("odd", Stage::Service, async { Err::<(), _>("broken") });
+        let own = all.token(Stage::Bus).child_token();
+        let token = own.clone();
+        let task = all.spawn("second bus", Stage::Bus, async move {
+            token.cancelled().await;
+            sleep(Duration::from_secs(1)).await;
+            Ok::<(), String>(())
+        });
+        all.retire(task, &own, Instant::now() + GRACE).await;
+        let ended = all.unasked().await;
+        assert_eq!(ended, Ended { task: "odd".into(), why: Why::Failed("broken".into()) });
     }
 
     #[tokio::test(start_paused = true)]

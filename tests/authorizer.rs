@@ -92,7 +92,7 @@ fn the_printed_configuration_holds_no_token() {
     std::fs::write(&file, text).unwrap();
     let mut report = fieldgate::config::errors::Report::default();
     let layered = fieldgate::config::load::layers(&file, std::iter::empty(), &mut report).unwrap();
-    let printed = fieldgate::cli::show_config::merged(&layered).to_string();
+    let printed = fieldgate::config::merged::merged(&layered).to_string();
     assert!(printed.contains("bob") && printed.contains("<redacted>"), "{printed}");
     assert!(!printed.contains("t0ken") && !printed.contains("s1gnature"), "{printed}");
 }

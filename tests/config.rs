@@ -90,7 +90,7 @@ fn the_printed_configuration_holds_no_password() {
     let layered = fieldgate::config::load::layers(&file, [secret].into_iter(), &mut report).unwrap();
     assert!(report.is_clean());
     assert_eq!(layered.uplink.raw.password.as_deref(), Some("s3cret"));
-    let printed = fieldgate::cli::show_config::merged(&layered).to_string();
+    let printed = fieldgate::config::merged::merged(&layered).to_string();
     assert!(printed.contains("Bob") && !printed.contains("s3cret"), "{printed}");
 }
 
@@ -193,7 +193,7 @@ mod sample {
         std::fs::write(&file, SAMPLE).unwrap();
         let mut report = fieldgate::config::errors::Report::default();
         let layered = fieldgate::config::load::layers(&file, std::iter::empty(), &mut report).unwrap();
-        let printed = show_config::as_toml(&show_config::merged(&layered)).unwrap();
+        let printed = show_config::as_toml(&fieldgate::config::merged::merged(&layered)).unwrap();
         assert!(printed.contains("total_active_energy"), "the model's points are missing: {printed}");
         let same = meaning(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}"));
         assert_eq!(same, meaning(SAMPLE).unwrap());

@@ -85,7 +85,7 @@ impl Rig {
             gateway: "gw".into(),
             route,
             name: "meter".into(),
-            filters: filters.iter().map(|f| f.to_string()).collect(),
+            filters: tokio::sync::watch::channel(filters.iter().map(|f| f.to_string()).collect()).1,
             asks: Some(asks),
             store: Arc::clone(&store),
             link: near,

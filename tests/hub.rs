@@ -250,7 +250,8 @@ fn rig(durability: Durability, bytes_max: u64) -> Rig {
         things: Things::none(),
         serials: tokio::sync::watch::Sender::default(),
         asks: mpsc::channel(1).1,
-        writes: Vec::new(),
+        writes: Default::default(),
+        changes: mpsc::channel(1).1,
         started: tokio::time::Instant::now(),
         state: State::new(
             "gw".into(),

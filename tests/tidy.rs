@@ -76,8 +76,10 @@ const FLOORS: &[(&str, u8)] = &[
     ("crate::control", 4),
     ("crate::hub", 4),
     ("crate::uplink", 4),
+    ("crate::doctor", 5),
     ("crate::supervise", 5),
     ("crate::app", 6),
+    ("crate::bundle", 6),
     ("crate::cli", 7),
     ("crate::main", 8),
 ];

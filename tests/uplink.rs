@@ -81,7 +81,7 @@ impl Rig {
             config: Arc::new(config),
             route: Route::GATEWAY,
             name: "gw".into(),
-            filters: Vec::new(),
+            filters: tokio::sync::watch::channel(Vec::new()).1,
             asks: None,
             gateway,
             store: Arc::clone(&store),

@@ -8,18 +8,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::App;
 use crate::channel::Ask;
-use crate::config::{self, Dialect, Security, Tls};
+use crate::config::{self, Config, Dialect, Security, Tls};
 use crate::identity::enroll::{EnrollError, EnrollRequest, Enrolled, Enrolling, Provision};
 use crate::identity::subject::Subject;
-use crate::identity::wallet::Wallet;
 use crate::model::device::Device;
 use crate::model::row::Route;
 use crate::model::thing::ThingName;
-use crate::supervise::{Stage, Supervisor};
+use crate::supervise::{Stage, Supervisor, TaskId};
 use crate::uplink::Uplink;
 use crate::uplink::claim::{self, Talking};
 use crate::uplink::link::{Credential, Identity, Link, MqttLink, Opening};
@@ -28,82 +29,166 @@ use crate::wire::provisioning::{ProvisionError, Request};
 use crate::wire::shadow_topics::Topics;
 use crate::wire::topics::Template;
 
-/// A thing that connects as itself.
-pub(super) struct Own {
-    /// Its place among the devices.
-    pub device: usize,
-    pub wallet: Arc<Wallet>,
+/// A connection that runs.
+struct Running {
+    /// `None`: the gateway's.
+    thing: Option<ThingName>,
+    route: Route,
+    filters: watch::Sender<Vec<String>>,
+    task: TaskId,
+    /// Its own.
+    stop: CancellationToken,
 }
 
-impl<L: Link> App<L> {
-    /// Starts every connection. `routes` are those of the devices.
-    pub(super) fn connect(mut self, tasks: &mut Supervisor, asks: mpsc::Sender<Ask>, routes: &[Route]) {
-        let pacer = Arc::new(Pacer::new(self.config.uplink.connects_per_second));
-        let own = std::mem::take(&mut self.own);
-        let of_things = Arc::new(self.config.uplink.of_things(&self.config.thing));
-        for (own, n) in own.into_iter().zip(1..) {
-            let device = &self.config.devices[own.device];
-            let (gateway, thing) = (&self.config.gateway.name, &device.thing);
-            let topic = Template::of_thing(&self.config.thing.topic, gateway, thing);
+/// All connections, and what they need.
+pub(super) struct Connections {
+    asks: mpsc::Sender<Ask>,
+    pacer: Arc<Pacer>,
+    running: Vec<Running>,
+    /// Connections of things so far, for their jitter.
+    started: u64,
+}
+
+impl Connections {
+    /// Starts every connection.
+    pub fn start<L: Link>(app: &mut App<L>, tasks: &mut Supervisor, asks: mpsc::Sender<Ask>) -> Connections {
+        let pacer = Arc::new(Pacer::new(app.config.uplink.connects_per_second));
+        let mut all = Connections { asks, pacer, running: Vec::new(), started: 0 };
+        all.start_things(app, tasks);
+        all.start_gateway(app, tasks);
+        all
+    }
+
+    /// Those that do not run yet.
+    fn start_things<L: Link>(&mut self, app: &mut App<L>, tasks: &mut Supervisor) {
+        let of_things = Arc::new(app.config.uplink.of_things(&app.config.thing));
+        for at in 0..app.config.devices.len() {
+            let device = &app.config.devices[at];
+            let (gateway, thing) = (&app.config.gateway.name, &device.thing);
+            let Some(wallet) = app.identities.wallets.get(thing) else { continue };
+            if self.running.iter().any(|running| running.thing.as_ref() == Some(thing)) {
+                continue;
+            }
+            let topic = Template::of_thing(&app.config.thing.topic, gateway, thing);
             let Ok(topic) = topic else { continue };
-            let status_topic = Template::of_thing(&self.config.thing.status_topic, gateway, thing).ok();
-            let config = Arc::clone(&of_things);
+            let status_topic = Template::of_thing(&app.config.thing.status_topic, gateway, thing).ok();
             let identity = Identity {
                 client_id: thing.as_str().to_owned(),
                 login: None,
-                credential: Credential::Wallet(own.wallet),
+                credential: Credential::Wallet(Arc::clone(wallet)),
             };
-            let uplink = Uplink {
-                grace: self.config.gateway.stop_grace / 4,
-                pacer: Arc::clone(&pacer),
-                link: (self.world.link)(Arc::clone(&config), identity),
-                config,
+            self.started += 1;
+            let uplink = Wanted {
+                thing: Some(thing.clone()),
+                config: Arc::clone(&of_things),
+                identity,
                 name: thing.as_str().into(),
-                gateway: gateway.clone(),
-                route: routes[own.device],
+                route: app.route(device),
                 topic,
                 status_topic: status_topic.map(|t| t.render(&device.name)),
-                filters: self.filters(routes, routes[own.device]),
-                asks: Some(asks.clone()),
-                store: Arc::clone(&self.store),
-                clock: self.world.clock.clone(),
-                metrics: Arc::clone(&self.metrics),
-                seed: self.world.seed.wrapping_add(n),
+                seed: app.world.seed.wrapping_add(self.started),
             };
-            let token = tasks.token(Stage::Uplink);
-            tasks.spawn(format!("uplink {thing}"), Stage::Uplink, uplink.run(token));
+            self.spawn(app, tasks, format!("uplink {}", uplink.name), uplink);
         }
-        let filters = self.filters(routes, Route::GATEWAY);
-        let config = Arc::new(self.config.uplink);
-        let identity = Identity::gateway(&config);
-        let uplink = Uplink {
-            grace: self.config.gateway.stop_grace / 4,
-            pacer,
-            link: (self.world.link)(Arc::clone(&config), identity),
-            config,
-            name: self.config.gateway.name.as_str().into(),
-            gateway: self.config.gateway.name,
-            route: Route::GATEWAY,
-            topic: self.topic,
-            status_topic: Some(self.status_topic),
-            filters,
-            asks: Some(asks),
-            store: self.store,
-            clock: self.world.clock,
-            metrics: self.metrics,
-            seed: self.world.seed,
-        };
-        let token = tasks.token(Stage::Uplink);
-        tasks.spawn("uplink", Stage::Uplink, uplink.run(token));
     }
 
-    fn filters(&self, routes: &[Route], route: Route) -> Vec<String> {
-        let shadow = &self.config.shadow;
-        let here = |(_, r): &(&Device, &Route)| **r == route;
-        let devices: Vec<&Device> =
-            self.config.devices.iter().zip(routes).filter(here).map(|(device, _)| device).collect();
+    fn start_gateway<L: Link>(&mut self, app: &mut App<L>, tasks: &mut Supervisor) {
+        let config = Arc::new(app.config.uplink.clone());
+        let uplink = Wanted {
+            thing: None,
+            identity: Identity::gateway(&config),
+            config,
+            name: app.config.gateway.name.as_str().into(),
+            route: Route::GATEWAY,
+            topic: app.topic.clone(),
+            status_topic: Some(app.status_topic.clone()),
+            seed: app.world.seed,
+        };
+        self.spawn(app, tasks, "uplink".to_owned(), uplink);
+    }
+
+    fn spawn<L: Link>(&mut self, app: &mut App<L>, tasks: &mut Supervisor, task: String, wanted: Wanted) {
+        let route = wanted.route;
+        let (filters, heard) = watch::channel(app.filters(route));
+        let uplink = Uplink {
+            grace: app.config.gateway.stop_grace / 4,
+            pacer: Arc::clone(&self.pacer),
+            link: (app.world.link)(Arc::clone(&wanted.config), wanted.identity),
+            config: wanted.config,
+            name: wanted.name,
+            gateway: app.config.gateway.name.clone(),
+            route,
+            topic: wanted.topic,
+            status_topic: wanted.status_topic,
+            filters: heard,
+            asks: Some(self.asks.clone()),
+            store: Arc::clone(&app.store),
+            clock: app.world.clock.clone(),
+            metrics: Arc::clone(&app.metrics),
+            seed: wanted.seed,
+        };
+        let stop = tasks.token(Stage::Uplink).child_token();
+        let task = tasks.spawn(task, Stage::Uplink, uplink.run(stop.clone()));
+        self.running.push(Running { thing: wanted.thing, route, filters, task, stop });
+    }
+
+    /// Ends the connections of things that are gone.
+    pub async fn retire<L: Link>(&mut self, app: &App<L>, tasks: &mut Supervisor) {
+        let stays = |running: &Running| match &running.thing {
+            Some(thing) => app.identities.wallets.contains_key(thing),
+            None => true,
+        };
+        let (stay, go): (Vec<_>, Vec<_>) = self.running.drain(..).partition(stays);
+        self.running = stay;
+        go.iter().for_each(|old| old.stop.cancel());
+        let until = Instant::now() + app.config.gateway.stop_grace;
+        for old in go {
+            tasks.retire(old.task, &old.stop, until).await;
+        }
+    }
+
+    /// The configuration of `app` is another one.
+    pub fn refresh<L: Link>(&mut self, app: &mut App<L>, tasks: &mut Supervisor) {
+        self.start_things(app, tasks);
+        for running in &self.running {
+            let filters = app.filters(running.route);
+            running.filters.send_if_modified(|old| {
+                let is_new = *old != filters;
+                *old = filters;
+                is_new
+            });
+        }
+    }
+
+    /// Ends the gateway's connection in order and starts another by the new configuration.
+    pub async fn replace_gateway<L: Link>(&mut self, app: &mut App<L>, tasks: &mut Supervisor) {
+        let gateway = self.running.iter().position(|running| running.thing.is_none());
+        if let Some(old) = gateway.map(|at| self.running.remove(at)) {
+            let until = Instant::now() + app.config.gateway.stop_grace;
+            tasks.retire(old.task, &old.stop, until).await;
+        }
+        self.start_gateway(app, tasks);
+    }
+}
+
+/// What makes one connection another one.
+struct Wanted {
+    thing: Option<ThingName>,
+    config: Arc<config::Uplink>,
+    identity: Identity,
+    name: Arc<str>,
+    route: Route,
+    topic: Template,
+    status_topic: Option<String>,
+    seed: u64,
+}
+
+impl<L: Link> App<L> {
+    pub(super) fn filters(&self, route: Route) -> Vec<String> {
+        let Config { shadow, devices, gateway, .. } = &self.config;
+        let devices: Vec<&Device> = devices.iter().filter(|device| self.route(device) == route).collect();
         let mut things: Vec<&str> = devices.iter().map(|d| d.thing.as_str()).collect();
-        let name = self.config.gateway.name.as_str();
+        let name = gateway.name.as_str();
         if route == Route::GATEWAY && ThingName::parse(name).is_ok() && !things.contains(&name) {
             things.push(name);
         }

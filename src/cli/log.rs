@@ -24,16 +24,19 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub use self::flood::Flood;
 use self::journal::Journal;
 use super::{Failure, exit};
+use crate::app::Relog;
 use crate::config::{Log, LogFormat};
 
 /// Libraries whose words at `info` and below are of no use to the owner of a plant. A target
 /// that `[log].level` names itself still wins.
 const QUIET: &str = "rumqttc=warn,rustls=warn,tokio_modbus=warn,mio_serial=warn,tokio_serial=warn";
 
-/// From now on everything that is said in this process is logged.
-pub fn start(log: &Log) -> anyhow::Result<Flood> {
+/// From now on everything that is said in this process is logged. A reload makes it speak at
+/// another level.
+pub fn start(log: &Log) -> anyhow::Result<(Flood, Relog)> {
     let filter = filter(&log.level)
         .map_err(|e| Failure::new(exit::CONFIG, format!("log.level: {:?}: {e}", log.level)))?;
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let flood = Flood::default();
     let registry = tracing_subscriber::registry().with(filter).with(flood.clone());
     let journal = match log.format {
@@ -51,7 +54,11 @@ pub fn start(log: &Log) -> anyhow::Result<Flood> {
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
         registry.with(layer).try_init()?;
     }
-    Ok(flood)
+    let relog = move |log: &Log| {
+        let new = self::filter(&log.level).map_err(|e| format!("log.level: {:?}: {e}", log.level))?;
+        handle.reload(new).map_err(|e| e.to_string())
+    };
+    Ok((flood, Box::new(relog)))
 }
 
 fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {

@@ -8,14 +8,17 @@
 //! [`Failure`] among them, or 1.
 
 pub mod audit;
+pub mod bundle;
 pub mod check;
 pub mod decode;
 pub mod demo;
+pub mod doctor;
 pub mod identity;
 pub mod log;
 pub mod outbox;
 pub mod plan;
 pub mod read;
+pub mod reload;
 pub mod run;
 pub mod shadow;
 pub mod show_config;
@@ -43,7 +46,7 @@ pub mod exit {
 
 const EXIT_CODES: &str = "Exit codes:
    0  done; after `run`: stopped as asked
-   1  failed: the reason is on standard error
+   1  failed: the reason is on standard error; after `doctor`: a check failed
    2  the command line was not understood
   64  the configuration is wrong; every mistake is named
   65  the store was written by a newer fieldgate; it was not touched
@@ -94,6 +97,12 @@ enum Verb {
     Audit(audit::Verb),
     /// Show how the running agent does
     Status(status::Args),
+    /// Say what is wrong with this machine, from configuration to broker, and what to do
+    Doctor,
+    /// Pack what somebody far away needs to help, without secrets, into one file
+    Bundle(bundle::Args),
+    /// Let the running agent read its configuration again; a wrong one changes nothing
+    Reload,
     /// Keys and certificates of the things, and the gateway's own CA
     Identity(identity::Args),
     /// Show it all at work with simulated devices and a cloud inside this process
@@ -121,6 +130,11 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// The command line as it is parsed, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match dispatch(cli) {
@@ -135,7 +149,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let (config, json) = (cli.config.as_deref(), cli.json);
     match cli.verb {
-        Verb::Run => run::run(load(config)?),
+        Verb::Run => run::run(config, load(config)?),
         Verb::Check => Ok(check::run(config, json)),
         Verb::Config { default } => {
             let which = if default { show_config::Which::Sample } else { show_config::Which::Merged };
@@ -148,6 +162,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Shadow(verb) => shadow::run(verb, &load(config)?, json),
         Verb::Audit(verb) => audit::run(verb, &load(config)?, json),
         Verb::Status(args) => status::run(&args, || load(config), json),
+        Verb::Doctor => doctor::run(config, json),
+        Verb::Bundle(args) => bundle::run(&args, config, json),
+        Verb::Reload => reload::run(&load(config)?, json),
         Verb::Identity(args) => identity::run(args, &load(config)?, json),
         Verb::Demo(args) => demo::run(&args, json),
     }

@@ -8,14 +8,12 @@ use serde_json::{Value, json};
 
 use super::check::EXIT_CONFIGURATION;
 use crate::config::errors::Report;
-use crate::config::load::{DEFAULT_PATH, Layered, layers};
+use crate::config::load::{DEFAULT_PATH, layers};
+use crate::config::merged::merged;
 use crate::config::validate;
 
 /// The sample that the package installs.
 pub const SAMPLE: &str = include_str!("../../config/fieldgate.toml");
-
-/// Stands where a secret would.
-const REDACTED: &str = "<redacted>";
 
 /// What to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,35 +44,6 @@ pub fn run(path: Option<&Path>, which: Which, as_json: bool) -> ExitCode {
             ExitCode::from(EXIT_CONFIGURATION)
         }
     }
-}
-
-/// The layers in one document, spelled as a file would be.
-pub fn merged(layered: &Layered) -> Value {
-    let mut uplink = layered.uplink.raw.clone();
-    uplink.password = uplink.password.map(|_| REDACTED.to_owned());
-    if let Some(authorizer) = &mut uplink.authorizer {
-        for secret in [&mut authorizer.token, &mut authorizer.signature] {
-            *secret = secret.take().map(|_| REDACTED.to_owned());
-        }
-    }
-    let devices = layered.devices.iter().map(|device| {
-        let mut table = json!(device.raw);
-        table["point"] = device.points.iter().map(|p| json!(p.raw)).collect();
-        if !device.commands.is_empty() {
-            table["command"] = device.commands.iter().map(|c| json!(c.raw)).collect();
-        }
-        table
-    });
-    json!({
-        "gateway": layered.gateway.raw,
-        "uplink": uplink,
-        "store": layered.store.raw,
-        "shadow": layered.shadow.raw,
-        "identity": layered.identity.raw,
-        "log": layered.log.raw,
-        "bus": layered.buses.iter().map(|b| json!(b.raw)).collect::<Vec<_>>(),
-        "device": devices.collect::<Vec<_>>(),
-    })
 }
 
 /// The document as a configuration file.

@@ -6,6 +6,7 @@
 pub mod credential;
 pub mod errors;
 pub mod load;
+pub mod merged;
 pub mod models;
 pub mod raw;
 pub mod text;
@@ -36,7 +37,7 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Gateway {
     pub name: GatewayName,
     /// Where `fieldgate status` asks; 0660, peer credentials checked. `None`: no socket.
@@ -45,7 +46,7 @@ pub struct Gateway {
     pub stop_grace: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Uplink {
     pub host: String,
     pub port: u16,
@@ -93,7 +94,7 @@ impl Uplink {
 }
 
 /// `[thing]`: things that have a connection of their own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Thing {
     /// Placeholders `{gateway}`, `{device}` and `{thing}`.
     pub topic: String,
@@ -109,14 +110,14 @@ pub enum MqttVersion {
     V5,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Security {
     /// Only when the configuration says `insecure = true` and the URL `mqtt://`.
     Plain,
     Tls(Tls),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
     /// PEM file; `None`: the system's roots.
     pub ca: Option<PathBuf>,
@@ -128,7 +129,7 @@ pub struct Tls {
     pub alpn: Vec<String>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Login {
     /// That of a custom authorizer holds a token behind the first `?`.
     pub username: String,
@@ -145,13 +146,13 @@ impl std::fmt::Debug for Login {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WebSocket {
     /// The URL is signed; `None`: a user name or a certificate has to do.
     pub sigv4: Option<SigV4>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SigV4 {
     /// For instance `eu-central-1`.
     pub region: String,
@@ -159,7 +160,7 @@ pub struct SigV4 {
 }
 
 /// Where the keys come from that sign.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub enum KeySource {
     Static {
         access_key_id: String,
@@ -184,7 +185,7 @@ impl std::fmt::Debug for KeySource {
 }
 
 /// Trades the uplink's certificate for temporary keys of a role.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CredentialsProvider {
     pub host: String,
     pub port: u16,
@@ -196,7 +197,7 @@ pub struct CredentialsProvider {
     pub tls: Tls,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Store {
     pub path: PathBuf,
     pub durability: Durability,
@@ -216,7 +217,7 @@ pub enum Durability {
 }
 
 /// `[shadow]`: what things say of themselves, and who may see it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Shadow {
     pub dialect: Dialect,
     /// First levels of the reserved topics, `$aws` at AWS IoT.
@@ -305,7 +306,7 @@ fn glob(pattern: &str, text: &str) -> bool {
 }
 
 /// Where the identities of the things come from and where they live.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     pub enroller: EnrollerKind,
     pub directory: PathBuf,
@@ -372,7 +373,7 @@ pub struct Claim {
     pub cloud_keys: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// An `EnvFilter` text, for instance `info` or `fieldgate=debug`.
     pub level: String,

@@ -27,6 +27,8 @@ pub enum Ask {
         thing: String,
     },
     Identity(Identity),
+    /// Read the configuration again; answered by `{"done":"…"}` when it is in force.
+    Reload,
 }
 
 /// What is asked about identities: `{"ask":"identity","verb":"renew","thing":"meter-1"}`,

@@ -31,6 +31,11 @@ pub enum NoAnswer {
 const ANSWER_WAIT: Duration = Duration::from_secs(40);
 
 pub fn ask(path: &Path, ask: &Ask) -> Result<Answer, NoAnswer> {
+    ask_within(path, ask, ANSWER_WAIT)
+}
+
+/// The same for whoever must not wait so long.
+pub fn ask_within(path: &Path, ask: &Ask, wait: Duration) -> Result<Answer, NoAnswer> {
     let at = path.display();
     let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
         ErrorKind::PermissionDenied => {
@@ -38,8 +43,8 @@ pub fn ask(path: &Path, ask: &Ask) -> Result<Answer, NoAnswer> {
         }
         _ => NoAnswer::Unreachable { path: at.to_string(), source },
     })?;
-    let line =
-        talk(stream, ask).map_err(|e| NoAnswer::Mute(format!("the agent at {at} said nothing: {e}")))?;
+    let line = talk(stream, ask, wait)
+        .map_err(|e| NoAnswer::Mute(format!("the agent at {at} said nothing: {e}")))?;
     match serde_json::from_str(&line) {
         Ok(Answer::Error { error, why: Why::Refused }) => Err(NoAnswer::Refused(error)),
         Ok(Answer::Error { error, why: Why::Failed }) => Err(NoAnswer::Failed(error)),
@@ -49,9 +54,9 @@ pub fn ask(path: &Path, ask: &Ask) -> Result<Answer, NoAnswer> {
     }
 }
 
-fn talk(mut stream: UnixStream, ask: &Ask) -> std::io::Result<String> {
-    stream.set_read_timeout(Some(ANSWER_WAIT))?;
-    stream.set_write_timeout(Some(ANSWER_WAIT))?;
+fn talk(mut stream: UnixStream, ask: &Ask, wait: Duration) -> std::io::Result<String> {
+    stream.set_read_timeout(Some(wait))?;
+    stream.set_write_timeout(Some(wait))?;
     let mut line = serde_json::to_string(ask)?;
     line.push('\n');
     // An agent that refuses may hang up before it has read: its answer still counts.

@@ -1,12 +1,17 @@
 //! A small plant for the tests: a meter on `line-1`, a scale on `line-2`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
+
+use crate::channel::{Plant, ReadRequest};
 use crate::config::{
     Config, Durability, Gateway, Identity, Log, LogFormat, MqttVersion, Security, Shadow, Store, Thing,
     Uplink,
 };
+use crate::metrics::Metrics;
 use crate::model::device::{
     Bus, BusTiming, Device, Host, LineDevice, ModbusDevice, Point, Protocol, RequestLimits, Source,
     TcpEndpoint, Transport, WriteFunction,
@@ -149,4 +154,10 @@ fn scale() -> Device {
         }),
         [weight].into(),
     )
+}
+
+/// The fixture as it runs; `reads` go to the first buses.
+pub fn plant(metrics: Arc<Metrics>, reads: Vec<mpsc::Sender<ReadRequest>>) -> watch::Receiver<Arc<Plant>> {
+    let indices = vec![DeviceIndex(0), DeviceIndex(1)];
+    watch::channel(Arc::new(Plant { config: Arc::new(config()), metrics, indices, reads, keeper: None })).1
 }

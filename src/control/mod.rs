@@ -1,8 +1,8 @@
 //! The status socket: what `fieldgate status` and `fieldgate read` ask.
 //!
 //! Constraints: whoever asks must never slow down a reading, so there are few connections,
-//! each with a bounded line and a deadline; an ask for status or a read changes nothing; only root, the agent's
-//! own user and its group may ask.
+//! each with a bounded line and a deadline; an ask for status or a read changes nothing; only
+//! root, the agent's own user and its group may ask.
 //!
 //! The way of an ask: accept → credentials of the peer → one line, parsed by `ask` → for
 //! `status` a snapshot of the counters; for `read` a [`ReadRequest`] to the bus, which serves
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -30,10 +30,11 @@ use tracing::{debug, warn};
 
 use self::ask::{Answer, Ask, Resolved, Shown, Why};
 use self::peer::Identity;
-use crate::channel::{self, IdentityAsk, IdentityWanted, Origin, ReadRequest, Wanted};
-use crate::config::Config;
-use crate::metrics::Metrics;
+use crate::channel::{self, IdentityAsk, IdentityWanted, Origin, Plant, ReadRequest, Reload, Wanted, What};
 use crate::model::time::Clock;
+
+/// Longer than an orderly stop of a line and a commit take, shorter than the asker waits.
+const RELOAD_DEADLINE: Duration = Duration::from_secs(35);
 
 /// Asks that are served at one time; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 8;
@@ -59,15 +60,12 @@ pub struct Control {
 
 /// What an answer is made of.
 pub struct Room {
-    pub config: Arc<Config>,
-    pub metrics: Arc<Metrics>,
+    pub plant: watch::Receiver<Arc<Plant>>,
     pub clock: Clock,
-    /// One per bus, in the configuration's order.
-    pub buses: Vec<mpsc::Sender<ReadRequest>>,
     /// Takes what is asked of shadows.
     pub hub: mpsc::Sender<channel::Ask>,
-    /// Absent where no identity is kept.
-    pub keeper: Option<mpsc::Sender<IdentityAsk>>,
+    /// Absent where the configuration stays as it is.
+    pub reloads: Option<mpsc::Sender<Reload>>,
     pub started: Instant,
 }
 
@@ -188,10 +186,12 @@ impl Room {
             }
             Ask::Status => {
                 let uptime_s = self.started.elapsed().as_secs();
-                let status = snapshot::take(&self.config, &self.metrics, self.clock.now(), uptime_s);
+                let plant = self.plant();
+                let status = snapshot::take(&plant.config, &plant.metrics, self.clock.now(), uptime_s);
                 Answer::Status(Box::new(status))
             }
-            Ask::Read(read) => match ask::resolve(&self.config, &read) {
+            Ask::Reload => self.ask_reload().await,
+            Ask::Read(read) => match ask::resolve(&self.plant().config, &read) {
                 Err(error) => Answer::error(Why::Failed, error),
                 Ok(found) => match self.read(found).await {
                     Err(error) => Answer::error(Why::Unreachable, error),
@@ -201,8 +201,28 @@ impl Room {
         }
     }
 
+    fn plant(&self) -> Arc<Plant> {
+        Arc::clone(&self.plant.borrow())
+    }
+
+    async fn ask_reload(&self) -> Answer {
+        let Some(reloads) = &self.reloads else {
+            return Answer::error(Why::Failed, "this agent was started without a file to read again");
+        };
+        let (answer, answered) = oneshot::channel();
+        if reloads.try_send(answer).is_err() {
+            return Answer::error(Why::Failed, "other reloads wait, or the agent is stopping; try again");
+        }
+        match timeout(RELOAD_DEADLINE, answered).await {
+            Ok(Ok(Ok(done))) => Answer::Done(done),
+            Ok(Ok(Err(why))) => Answer::error(Why::Failed, why),
+            Ok(Err(_)) => Answer::error(Why::Failed, "the agent stopped before it was done"),
+            Err(_) => Answer::error(Why::Failed, "the agent did not come to it in time"),
+        }
+    }
+
     async fn ask_keeper(&self, what: IdentityWanted) -> Answer {
-        let Some(keeper) = &self.keeper else {
+        let Some(keeper) = self.plant().keeper.clone() else {
             return Answer::error(Why::Failed, "this agent keeps no identities; see [identity]");
         };
         let (answer, answered) = oneshot::channel();
@@ -238,7 +258,14 @@ impl Room {
 
     async fn read(&self, found: Resolved) -> Result<Shown, String> {
         let Resolved { bus, what, unit } = found;
-        let sender = self.buses.get(bus).ok_or("this bus takes no reads")?;
+        let plant = self.plant();
+        let what = match what {
+            What::Point(place, point) => {
+                What::Point(*plant.indices.get(place.at()).ok_or("the device is gone")?, point)
+            }
+            What::Unit(unit, point) => What::Unit(unit, point),
+        };
+        let sender = plant.reads.get(bus).ok_or("this bus takes no reads")?;
         let (answer, answered) = oneshot::channel();
         // Down never waits: a line that is asked faster than it can answer says so.
         sender.try_send(ReadRequest { what, answer }).map_err(|e| match e {

@@ -6,6 +6,7 @@ use super::client::NoAnswer;
 use super::spec::Spec;
 use super::*;
 use crate::channel::{READS_MAX, What};
+use crate::metrics::Metrics;
 use crate::model::reading::Measured;
 use crate::model::time::Timestamp;
 use crate::model::value::Value;
@@ -37,12 +38,10 @@ impl Agent {
         metrics.devices[0].last_good_ms.set(1_793_500_000_000);
         metrics.uplink.state.set("offline: certificate expired");
         let room = Room {
-            config: Arc::new(fixture::config()),
-            metrics,
+            plant: fixture::plant(metrics, vec![line_1]),
             clock: Clock::Simulated { base: Timestamp(1_793_500_002_000), origin: Instant::now() },
-            buses: vec![line_1],
             hub: mpsc::channel(1).0,
-            keeper: None,
+            reloads: None,
             started: Instant::now(),
         };
         let control = Control::bind(&dir.path().join("s"), room).unwrap();
@@ -125,12 +124,10 @@ async fn a_line_that_is_asked_too_fast_says_so_at_once() {
     let (full, _queue) = mpsc::channel(1);
     full.try_send(ReadRequest { what: found().what, answer }).unwrap();
     let room = Room {
-        config: Arc::new(fixture::config()),
-        metrics: Arc::new(Metrics::new(2, 2)),
+        plant: fixture::plant(Arc::new(Metrics::new(2, 2)), vec![full]),
         clock: Clock::System,
-        buses: vec![full],
         hub: mpsc::channel(1).0,
-        keeper: None,
+        reloads: None,
         started: Instant::now(),
     };
     assert_eq!(room.read(found()).await, Err("other reads wait for this line; try again".into()));
@@ -157,12 +154,10 @@ async fn the_socket_is_private_and_leaves_with_the_agent() {
     let path = agent.socket();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
     let room = || Room {
-        config: Arc::new(fixture::config()),
-        metrics: Arc::new(Metrics::new(2, 2)),
+        plant: fixture::plant(Arc::new(Metrics::new(2, 2)), vec![]),
         clock: Clock::System,
-        buses: vec![],
         hub: mpsc::channel(1).0,
-        keeper: None,
+        reloads: None,
         started: Instant::now(),
     };
     let taken = Control::bind(&path, room()).err().map(|e| e.kind());

@@ -3,9 +3,11 @@
 //! Rows are packed per device: all that one device says between two commits becomes one row,
 //! cut where its payload would grow too large for the wire.
 
+use std::collections::HashMap;
+
 use super::report::Last;
 use crate::model::device::Device;
-use crate::model::ids::{DeviceIndex, GatewayName, PointName};
+use crate::model::ids::{DeviceIndex, DeviceName, GatewayName, PointName};
 use crate::model::observation::{Observation, Seen};
 use crate::model::reading::Reading;
 use crate::model::row::{Kind, LayoutId, NewRow, Route};
@@ -20,10 +22,14 @@ pub struct State {
     gateway: GatewayName,
     boot: String,
     payload_max: usize,
-    devices: Vec<DeviceState>,
+    /// By `DeviceIndex`; a place is empty when its device is not in the configuration any more.
+    devices: Vec<Option<DeviceState>>,
     /// Devices with an open row, in the order in which they began.
     open: Vec<DeviceIndex>,
     ready: Vec<NewRow>,
+    /// The next number of devices that left the configuration; one entry per name, for as
+    /// long as the process lives.
+    left: HashMap<DeviceName, u64>,
 }
 
 struct DeviceState {
@@ -45,21 +51,62 @@ impl State {
         payload_max: usize,
         devices: impl Iterator<Item = (Device, LayoutId, Route)>,
     ) -> State {
-        let devices = devices
-            .map(|(device, layout, route)| {
-                let plain = device.points.iter().all(|p| p.report == Default::default());
-                DeviceState {
-                    size: Size::new(&gateway, &device.name, &boot, layout_of(&device)),
-                    last: if plain { Vec::new() } else { vec![Last::default(); device.points.len()] },
-                    device,
-                    layout,
-                    route,
-                    next_seq: 1,
-                    row: packed::Writer::default(),
+        let mut state = State {
+            gateway,
+            boot,
+            payload_max,
+            devices: Vec::new(),
+            open: Vec::new(),
+            ready: Vec::new(),
+            left: HashMap::new(),
+        };
+        for (device, layout, route) in devices {
+            let device = state.device(device, layout, route, 1);
+            state.devices.push(Some(device));
+        }
+        state
+    }
+
+    fn device(&self, device: Device, layout: LayoutId, route: Route, next_seq: u64) -> DeviceState {
+        let plain = device.points.iter().all(|p| p.report == Default::default());
+        DeviceState {
+            size: Size::new(&self.gateway, &device.name, &self.boot, layout_of(&device)),
+            last: if plain { Vec::new() } else { vec![Last::default(); device.points.len()] },
+            device,
+            layout,
+            route,
+            next_seq,
+            row: packed::Writer::default(),
+        }
+    }
+
+    /// Another configuration; what was said under the old one was sealed. A device that is
+    /// the same goes on as if nothing had happened; one that changed reports everything once,
+    /// and its numbers go on.
+    pub fn reconfigure(
+        &mut self,
+        payload_max: usize,
+        devices: impl Iterator<Item = (DeviceIndex, Device, LayoutId, Route)>,
+    ) {
+        self.payload_max = payload_max;
+        let mut old: HashMap<DeviceName, DeviceState> =
+            self.devices.drain(..).flatten().map(|state| (state.device.name.clone(), state)).collect();
+        for (index, device, layout, route) in devices {
+            let new = match old.remove(&device.name) {
+                Some(state) if state.device == device && state.route == route => state,
+                other => {
+                    let next_seq = other.map_or_else(|| self.left.remove(&device.name), |s| Some(s.next_seq));
+                    self.device(device, layout, route, next_seq.unwrap_or(1))
                 }
-            })
-            .collect();
-        State { gateway, boot, payload_max, devices, open: Vec::new(), ready: Vec::new() }
+            };
+            if self.devices.len() <= index.at() {
+                self.devices.resize_with(index.at() + 1, || None);
+            }
+            self.devices[index.at()] = Some(new);
+        }
+        // A device may come back before the boot is over, and its numbers must not begin anew.
+        let room = LEFT_MAX.saturating_sub(self.left.len());
+        self.left.extend(old.into_iter().map(|(name, state)| (name, state.next_seq)).take(room));
     }
 
     /// Takes one observation in. Returns how many readings it added.
@@ -81,7 +128,7 @@ impl State {
     }
 
     fn readings(&mut self, index: DeviceIndex, at: Timestamp, readings: &[Reading]) -> usize {
-        let Some(state) = self.devices.get_mut(index.at()) else { return 0 };
+        let Some(Some(state)) = self.devices.get_mut(index.at()) else { return 0 };
         let kept: Vec<&Reading>;
         let kept: &mut dyn ExactSizeIterator<Item = &Reading> = if state.last.is_empty() {
             &mut readings.iter()
@@ -92,7 +139,7 @@ impl State {
         let mut kept = kept.peekable();
         let mut added = 0;
         while kept.peek().is_some() {
-            let state = &mut self.devices[index.at()];
+            let Some(Some(state)) = self.devices.get_mut(index.at()) else { break };
             let mut part = Vec::with_capacity(kept.len());
             state.size.group();
             while let Some(reading) = kept.peek() {
@@ -108,8 +155,9 @@ impl State {
                 self.open.push(index);
             }
             added += part.len();
-            let state = &mut self.devices[index.at()];
-            state.row.push(at, part.into_iter());
+            if let Some(Some(state)) = self.devices.get_mut(index.at()) {
+                state.row.push(at, part.into_iter());
+            }
             if kept.peek().is_some() {
                 self.open.retain(|i| *i != index);
                 self.close(index);
@@ -120,12 +168,9 @@ impl State {
 
     /// A fault goes behind what the device said before it.
     fn fault(&mut self, index: DeviceIndex, at: Timestamp, silent: Option<&Cause>) -> usize {
-        if self.devices.get(index.at()).is_none() {
-            return 0;
-        }
         self.open.retain(|i| *i != index);
         self.close(index);
-        let state = &self.devices[index.at()];
+        let Some(Some(state)) = self.devices.get(index.at()) else { return 0 };
         self.ready.push(NewRow {
             kind: Kind::Fault,
             route: state.route,
@@ -140,7 +185,7 @@ impl State {
     }
 
     fn close(&mut self, index: DeviceIndex) {
-        let state = &mut self.devices[index.at()];
+        let Some(Some(state)) = self.devices.get_mut(index.at()) else { return };
         let row = std::mem::take(&mut state.row);
         state.size.begin();
         if row.is_empty() {
@@ -168,6 +213,9 @@ impl DeviceState {
         self.last[reading.point.at()].take(&point.report, at, &reading.measured)
     }
 }
+
+/// Names of devices that left which are remembered; some 5 MB.
+const LEFT_MAX: usize = 65_536;
 
 /// The names and units a row of this device refers to.
 pub fn layout(device: &Device) -> Vec<(PointName, Option<String>)> {

@@ -20,6 +20,7 @@ pub mod member;
 pub mod report;
 pub mod things;
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,13 +28,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use self::member::Now;
-use self::things::{Out, Things};
+use self::things::{NewThing, Out, Things};
 use crate::channel::{Answer, Ask, Serials, WriteRequest};
 use crate::config::Durability;
 use crate::metrics::Metrics;
-use crate::model::ids::GatewayName;
+use crate::model::device::Device;
+use crate::model::ids::{DeviceIndex, GatewayName};
 use crate::model::observation::Observation;
-use crate::model::row::{Dropped, NewRow};
+use crate::model::row::{Dropped, LayoutId, NewRow, Route};
 use crate::model::time::{Clock, Timestamp};
 use crate::store::trim::Render;
 use crate::store::{self, Store};
@@ -54,13 +56,28 @@ pub struct Hub {
     pub things: Things,
     pub observations: mpsc::Receiver<Observation>,
     pub asks: mpsc::Receiver<Ask>,
-    /// Where the writes to each device go, in the order of the devices.
-    pub writes: Vec<mpsc::Sender<WriteRequest>>,
+    /// Where the writes to each device go.
+    pub writes: HashMap<DeviceIndex, mpsc::Sender<WriteRequest>>,
+    /// Of capacity 1; a closed one means that the configuration stays as it is.
+    pub changes: mpsc::Receiver<Reconfigure>,
     pub started: Instant,
     /// Who the devices said they are, for their certificates.
     pub serials: watch::Sender<Serials>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
+}
+
+/// Another configuration. By the time it is sent, the buses that are gone have ended, so what
+/// they said last waits in the channel of observations.
+pub struct Reconfigure {
+    pub payload_max: usize,
+    pub devices: Vec<(DeviceIndex, Device, LayoutId, Route)>,
+    pub things: Vec<NewThing>,
+    /// Devices whose line was closed and is opened anew.
+    pub reopened: BTreeSet<DeviceIndex>,
+    pub writes: HashMap<DeviceIndex, mpsc::Sender<WriteRequest>>,
+    /// Comes when the hub works by it.
+    pub answer: oneshot::Sender<()>,
 }
 
 /// What `select` found.
@@ -71,6 +88,7 @@ enum Event {
     Due,
     Commit,
     Maintain,
+    Changed(Reconfigure),
     Ended,
 }
 
@@ -124,6 +142,12 @@ impl Hub {
                     self.commit(&mut readings, &mut answers).await?;
                     commit_at = None;
                 }
+                Event::Changed(change) => {
+                    self.drain(&mut batch, &mut readings);
+                    self.commit(&mut readings, &mut answers).await?;
+                    self.reconfigure(change).await?;
+                    commit_at = soon(None);
+                }
                 Event::Maintain => {
                     self.maintain().await?;
                     maintain_at = Instant::now() + MAINTAIN_EVERY;
@@ -150,6 +174,7 @@ impl Hub {
             () = sleep_until(commit_at.unwrap_or(maintain_at)), if commit_at.is_some() => Event::Commit,
             () = sleep_until(maintain_at) => Event::Maintain,
             () = sleep_until(due_at.unwrap_or(maintain_at)), if due_at.is_some() => Event::Due,
+            Some(change) = self.changes.recv() => Event::Changed(change),
             n = self.asks.recv_many(&mut asks, ASKS_AT_ONCE), if !self.asks.is_closed() || !self.asks.is_empty() => {
                 if n == 0 { Event::Due } else { Event::Asked(asks) }
             }
@@ -157,6 +182,37 @@ impl Hub {
                 if n == 0 { Event::Ended } else { Event::Seen }
             }
         }
+    }
+
+    /// What waits was said by devices of the configuration that ends now.
+    fn drain(&mut self, batch: &mut Vec<Observation>, readings: &mut usize) {
+        let now = self.now();
+        for _ in 0..self.observations.len() {
+            let Ok(seen) = self.observations.try_recv() else { break };
+            batch.push(seen);
+        }
+        for seen in batch.drain(..) {
+            *readings += self.state.apply(&seen);
+            self.things.observe(&seen, now);
+        }
+    }
+
+    async fn reconfigure(&mut self, change: Reconfigure) -> Result<(), Error> {
+        let kept = loop {
+            match self.store.run(Store::things).await {
+                Ok(kept) => break kept,
+                Err(store::Error::Busy(_)) => tokio::time::sleep(BUSY_PAUSE).await,
+                Err(e) => return Err(e.into()),
+            }
+        };
+        self.state.reconfigure(change.payload_max, change.devices.into_iter());
+        let now = self.now();
+        self.things.reconfigure(change.things, &change.reopened, kept, now);
+        self.writes = change.writes;
+        self.serials.send_replace(self.things.serials());
+        // Whoever asked may have lost patience; the configuration stands all the same.
+        let _ = change.answer.send(());
+        Ok(())
     }
 
     fn now(&self) -> Now {
@@ -199,7 +255,7 @@ impl Hub {
         }
         let now = self.now();
         for write in writes {
-            let line = self.writes.get(write.device.at());
+            let line = self.writes.get(&write.device);
             if line.is_none_or(|line| line.try_send(write.clone()).is_err()) {
                 self.things.not_written(&write, now);
             }

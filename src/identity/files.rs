@@ -120,7 +120,7 @@ pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 /// The certificate blocks of a text, without remarks and keys between them.
-fn certificates_only(text: &str) -> Result<String, String> {
+pub fn certificates_only(text: &str) -> Result<String, String> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";
     certificates(text)?;

@@ -5,7 +5,7 @@
 //! resumed session would not present the new one.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -72,11 +72,31 @@ impl Trust {
         certified: Option<CertifiedKey>,
         alpn: &[String],
     ) -> Result<Arc<ClientConfig>, Error> {
+        self.config_with(Arc::<Named>::clone(&self.verifier), certified, alpn)
+    }
+
+    /// The same, which leaves in `shown` what the broker showed, also when it is refused.
+    pub fn watched(
+        &self,
+        certified: Option<CertifiedKey>,
+        alpn: &[String],
+        shown: &Shown,
+    ) -> Result<Arc<ClientConfig>, Error> {
+        let watching = Watching { inner: Arc::clone(&self.verifier), shown: shown.clone() };
+        self.config_with(Arc::new(watching), certified, alpn)
+    }
+
+    fn config_with(
+        &self,
+        verifier: Arc<dyn ServerCertVerifier>,
+        certified: Option<CertifiedKey>,
+        alpn: &[String],
+    ) -> Result<Arc<ClientConfig>, Error> {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(|e| Error::Tls(e.to_string()))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::<Named>::clone(&self.verifier));
+            .with_custom_certificate_verifier(verifier);
         let mut config = match certified {
             Some(certified) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified))),
             None => builder.with_no_client_auth(),
@@ -211,5 +231,59 @@ impl ServerCertVerifier for Named {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.webpki.supported_verify_schemes()
+    }
+}
+
+/// The chain that a broker showed last, leaf first.
+#[derive(Clone, Debug, Default)]
+pub struct Shown(Arc<Mutex<Vec<CertificateDer<'static>>>>);
+
+impl Shown {
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Notes what is shown and lets [`Named`] judge it.
+#[derive(Debug)]
+struct Watching {
+    inner: Arc<Named>,
+    shown: Shown,
+}
+
+impl ServerCertVerifier for Watching {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        dialled: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let chain = std::iter::once(end_entity).chain(intermediates).map(|c| c.clone().into_owned());
+        *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = chain.collect();
+        self.inner.verify_server_cert(end_entity, intermediates, dialled, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
     }
 }

@@ -33,8 +33,8 @@
 //! An arrow may only point down; rooms on one floor do not know each other.
 //!
 //! ```text
-//! 5  main, cli
-//! 4  app, supervise
+//! 5  main, cli, bundle
+//! 4  app, supervise, doctor
 //! 3  bus  hub  uplink  broker  control  identity::keeper        tasks
 //! 2  modbus::client  serial::port  store  config  identity  notify   resources
 //! 1  shadow  wire  backoff  packed  modbus::{plan,codec}  serial::{frame,parse}

@@ -101,6 +101,15 @@
 //! A bug in one room is caught where the tasks are joined; the others drain, and the committed
 //! readings are delivered or kept. Cost: a somewhat larger binary.
 //!
+//! ## A reload keeps tasks, not state
+//!
+//! A bus task whose bus and devices are equal in both configurations is left running; every
+//! other is ended between two calls and started anew. A device keeps its index for as long as
+//! it is configured, so a task that stays need not be told anything. The alternative, to stop
+//! everything and hand the open ports and the MQTT session over, would have dropped what did
+//! not change: report by exception, backoff, the schedule. What shapes the file or the
+//! shadows themselves is left to a restart, which takes a second and loses nothing.
+//!
 //! ## The watchdog looks at work, not at time
 //! A timer would be fed by a process of which every other task hangs. So each stage is judged
 //! by what it did against what it had to do, and is excused when it has stated why it cannot.
@@ -178,3 +187,44 @@
 //! A signed URL says whose keys made it, so a thing behind it would be known as the gateway.
 //! `sigv4` beside connections of things is therefore a mistake in the configuration. Cost: a
 //! gateway that has to sign carries its things over its own connection.
+//!
+//! ## The doctor never logs in beside a running agent
+//! A second connection with the same client id throws the first one out, and a clean one
+//! throws away what the broker keeps for it. So a running agent is asked, and without one the
+//! login opens the session as the agent does and acknowledges nothing. Cost: beside an agent
+//! that cannot be asked the login is not checked.
+//!
+//! ## Two nets over a support archive
+//! Secrets are left out where they are known to stand; then everything is searched for every
+//! secret of the configuration in every spelling, and for what looks like one. The second net
+//! finds what the first did not think of, such as a password used as a client id. Cost: a
+//! password that is an ordinary word makes holes in the text.
+//!
+//! ## debhelper packs, not cargo-deb
+//! It writes md5sums, so `dpkg -V` works; its snippets for sysusers, tmpfiles and units are
+//! those of every other package; and it comes from Debian, not from a registry. It sees only
+//! the compiled program. Cost: a `debian` folder, and the dependency on glibc is computed by us.
+//!
+//! ## Manual pages and completions are kept in the tree
+//! Made while a package is built they would need the program a second time, compiled for the
+//! machine that builds. A test fails when they are stale. Cost: a verb is two changes in a commit.
+//!
+//! ## The bill of materials is written by a script
+//! `cargo-cyclonedx` takes minutes to build for what `cargo tree`, `cargo metadata` and the
+//! lock file say in a second, and knows neither SQLite inside its binding nor the standard
+//! library. What the compiler linked stands in the program besides (`cargo auditable`), and
+//! both are compared. Cost: a hundred lines of Python, checked against the schema.
+//!
+//! ## As installed the agent runs, without devices
+//! A service that fails until somebody edits a file is an alarm on every new gateway, and one
+//! that is skipped by a condition cannot be reloaded. So the shipped configuration is right,
+//! names a broker that cannot exist, and the status line says that no device is configured.
+//! Cost: a gateway that nobody configured looks for the name `broker.example` every two minutes.
+//!
+//! ## SQLite without search, geometry and JSON
+//! Half a megabyte of the program that no statement of the store calls. Cost: the flags stand in
+//! `.cargo/config.toml`, and whoever builds elsewhere has to take them along.
+//!
+//! ## No AppArmor profile
+//! The sandbox of the unit says the same in one place, and a profile that no machine of the
+//! tests can load is a guess that stops a plant. Cost: started by hand the agent has no walls.

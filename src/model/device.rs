@@ -13,7 +13,7 @@ use super::thing::{THING_NAME_BYTES_MAX, ThingName};
 use super::write::{ShadowMember, WriteRules};
 
 /// One line or endpoint with the devices behind it. One task owns it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Bus {
     pub name: BusName,
     pub transport: Transport,
@@ -97,7 +97,7 @@ pub struct BusTiming {
 }
 
 /// A device behind a bus.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Device {
     pub name: DeviceName,
     /// Its name in the cloud; unique.
@@ -171,7 +171,7 @@ pub struct DeviceCommand {
     pub expiry: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Protocol {
     Modbus(ModbusDevice),
     Line(LineDevice),
@@ -245,7 +245,7 @@ pub enum WriteFunction {
     Multiple,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LineDevice {
     pub framing: Framing,
     pub format: LineFormat,
@@ -255,7 +255,7 @@ pub struct LineDevice {
     pub silent_after: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Point {
     pub name: PointName,
     /// As the payload shows it, for instance `V`.
@@ -279,7 +279,7 @@ impl Point {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     Register(RegisterPoint),
     Field(FieldPoint),

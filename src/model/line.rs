@@ -27,6 +27,22 @@ pub enum LineFormat {
     Regex(regex::Regex),
 }
 
+impl PartialEq for LineFormat {
+    /// Expressions are equal when they are written alike.
+    fn eq(&self, other: &LineFormat) -> bool {
+        use LineFormat::{Csv, Json, KeyValue, Regex};
+        match (self, other) {
+            (Json, Json) => true,
+            (Csv { separator: a, columns: b }, Csv { separator: c, columns: d }) => (a, b) == (c, d),
+            (KeyValue { separators: a, assign: b }, KeyValue { separators: c, assign: d }) => {
+                (a, b) == (c, d)
+            }
+            (Regex(a), Regex(b)) => a.as_str() == b.as_str(),
+            _ => false,
+        }
+    }
+}
+
 /// Where in the line's fields a point is found, and how its text becomes a value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FieldPoint {

@@ -122,7 +122,7 @@ impl Snapshot {
         let mut stages: Vec<StageSeen> =
             expected.buses.iter().enumerate().map(|(i, bus)| bus_seen(i, bus, metrics)).collect();
         let good_polls =
-            expected.committing.iter().filter_map(|i| metrics.devices.get(*i)).map(good_polls).sum();
+            expected.committing.iter().filter_map(|i| metrics.devices.get(*i)).map(|d| good_polls(d)).sum();
         stages.push(StageSeen {
             stage: "store".into(),
             done: metrics.store.commits.get(),

@@ -174,9 +174,43 @@ fn switch_rs485(fd: RawFd, settings: &Rs485, path: &str) -> io::Result<()> {
     }
 }
 
+/// Whether the driver of this port switches an RS-485 transceiver. Opens it for a moment: only
+/// for a port that nobody has.
+pub fn switches_rs485(path: &std::path::Path) -> io::Result<bool> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    let mut found = SerialRs485::default();
+    // SAFETY: the file is open, and the kernel fills one `serial_rs485`, which `found` is in
+    // layout and size and outlives.
+    let outcome = unsafe { libc::ioctl(file.as_raw_fd(), libc::TIOCGRS485, &raw mut found) };
+    if outcome == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOTTY | libc::EINVAL | libc::EOPNOTSUPP) => Ok(false),
+        _ => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pseudo_terminal_switches_no_transceiver() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (near, far) = Port::pair().unwrap();
+            let path = near.path().or(far.path()).unwrap();
+            assert!(!switches_rs485(&path).unwrap());
+        });
+        assert!(switches_rs485(std::path::Path::new("/dev/no-such-port")).is_err());
+    }
 
     #[test]
     fn the_struct_is_the_kernels() {

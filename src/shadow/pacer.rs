@@ -72,6 +72,14 @@ impl<K: Ord + Clone> Pacer<K> {
         self.in_flight.clear();
     }
 
+    /// The shadows have other keys now; who has none is gone.
+    pub fn rename(&mut self, key: impl Fn(&K) -> Option<K>) {
+        self.waiting = self.waiting.iter().filter_map(&key).collect();
+        self.queued = self.queued.iter().filter_map(&key).collect();
+        self.in_flight = self.in_flight.iter().filter_map(&key).collect();
+        self.rested = self.rested.iter().filter_map(|(k, until)| Some((key(k)?, *until))).collect();
+    }
+
     /// When [`Pacer::next`] may have somebody although nothing else happened, in
     /// milliseconds; `None` while only an answer can free a slot, or nobody waits.
     pub fn wake_at(&self) -> Option<u64> {

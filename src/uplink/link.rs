@@ -24,7 +24,7 @@
 mod keys;
 pub mod mqtt_session;
 pub mod places;
-mod reason;
+pub mod reason;
 mod v4;
 mod v5;
 mod way;

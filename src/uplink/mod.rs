@@ -67,8 +67,9 @@ pub struct Uplink<L> {
     pub topic: Template,
     /// `None`: no status and no last will.
     pub status_topic: Option<String>,
-    /// What to subscribe to; looked at when there is somebody to ask.
-    pub filters: Vec<String>,
+    /// What to subscribe to; looked at when there is somebody to ask. New ones are subscribed
+    /// on the standing connection.
+    pub filters: watch::Receiver<Vec<String>>,
     /// The hub. `None`: nothing is subscribed, and what arrives all the same is nobody's.
     pub asks: Option<mpsc::Sender<channel::Ask>>,
     /// Shared by all connections.
@@ -85,7 +86,8 @@ pub struct Uplink<L> {
 /// How a session ended.
 enum Ended {
     Stopped,
-    /// In order, because the next connection presents another certificate.
+    /// In order, because the next connection presents another certificate or receives what
+    /// this one does not.
     Renewed,
     Lost {
         why: LinkError,
@@ -147,7 +149,7 @@ impl<L: Link> Uplink<L> {
                         match ended {
                             Ended::Stopped => return Ok(()),
                             Ended::Renewed => {
-                                tracing::info!(thing = %self.name, "uplink reconnects with another certificate");
+                                tracing::info!(thing = %self.name, "uplink reconnects: its certificate or what it receives changed");
                                 continue;
                             }
                             Ended::Lost { why, head, alone, progress } => {
@@ -196,7 +198,7 @@ impl<L: Link> Uplink<L> {
     }
 
     fn receives(&self) -> bool {
-        self.asks.is_some() && !self.filters.is_empty()
+        self.asks.is_some() && !self.filters.borrow().is_empty()
     }
 
     fn say_online(&self) {

@@ -38,6 +38,9 @@ pub(super) struct Run<S> {
     pub is_proven: bool,
     /// Filters wait for their SUBACK.
     pub is_subscribing: bool,
+    subscribing_since: Instant,
+    /// What this connection subscribed to.
+    subscribed: Vec<String>,
     /// So many go one by one, because one of them made the broker hang up.
     one_by_one: usize,
     /// Acknowledged since the last flush that was seen to end: until then a power cut may
@@ -51,7 +54,6 @@ pub(super) struct Run<S> {
     mail_committed: watch::Receiver<i64>,
     /// Which publish was the oldest in flight at the last tick, and since when.
     oldest: (Option<u64>, Instant),
-    begun: Instant,
     progress: bool,
     /// Commits at the last tick, to see whether acknowledged rows are deleted by themselves.
     commits: u64,
@@ -76,6 +78,7 @@ enum Wake {
     Tick,
     Stop,
     Changed,
+    Filters,
     Refilled,
 }
 
@@ -83,6 +86,7 @@ enum Wake {
 struct Around<'a> {
     stop: &'a CancellationToken,
     changes: &'a mut Option<watch::Receiver<u64>>,
+    filters: watch::Receiver<Vec<String>>,
     tick: Interval,
 }
 
@@ -102,8 +106,9 @@ impl<L: Link> Uplink<L> {
         let mut run = self.begin(session, suspect);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut around = Around { stop, changes, tick };
-        let ended = match self.subscribe(&mut run) {
+        let mut around = Around { stop, changes, filters: self.filters.clone(), tick };
+        let filters = around.filters.borrow_and_update().clone();
+        let ended = match self.subscribe(&mut run, filters) {
             Ok(()) => self.live(&mut run, suspect, &mut around).await?,
             Err(why) => run.lost(why),
         };
@@ -144,6 +149,8 @@ impl<L: Link> Uplink<L> {
             },
             is_proven: false,
             is_subscribing: false,
+            subscribing_since: now,
+            subscribed: Vec::new(),
             one_by_one: match suspect.verdict() {
                 Verdict::Probe(_) => usize::from(window),
                 _ => 0,
@@ -154,7 +161,6 @@ impl<L: Link> Uplink<L> {
             committed,
             mail_committed: self.store.mail_committed(self.route),
             oldest: (None, now),
-            begun: now,
             progress: false,
             commits: 0,
             status_at: now,
@@ -162,10 +168,15 @@ impl<L: Link> Uplink<L> {
         }
     }
 
-    fn subscribe(&self, run: &mut Run<L::Session>) -> Result<(), LinkError> {
-        if self.receives() {
-            run.is_subscribing = true;
-            run.session.subscribe(&self.filters)
+    fn subscribe(&self, run: &mut Run<L::Session>, filters: Vec<String>) -> Result<(), LinkError> {
+        let new: Vec<String> = filters.iter().filter(|f| !run.subscribed.contains(f)).cloned().collect();
+        let had_some = !std::mem::replace(&mut run.subscribed, filters).is_empty();
+        if self.asks.is_some() && !new.is_empty() {
+            (run.is_subscribing, run.subscribing_since) = (true, Instant::now());
+            run.session.subscribe(&new)
+        } else if had_some {
+            // What is not wanted any more arrives and is ignored until the session ends.
+            Ok(())
         } else {
             run.is_announced = run.inbox.online();
             Ok(())
@@ -204,6 +215,16 @@ impl<L: Link> Uplink<L> {
                 Wake::Stop => return self.goodbye(run, suspect, true).await,
                 Wake::Changed => return self.goodbye(run, suspect, false).await,
                 Wake::Refilled => {}
+                Wake::Filters => {
+                    let filters = around.filters.borrow_and_update().clone();
+                    if filters.is_empty() != run.subscribed.is_empty() {
+                        // It opened with or without a session to receive by.
+                        return self.goodbye(run, suspect, false).await;
+                    }
+                    if let Err(why) = self.subscribe(run, filters) {
+                        return Ok(run.lost(why));
+                    }
+                }
                 Wake::Committed => {
                     let newest = *run.committed.borrow_and_update();
                     run.lanes.committed(newest);
@@ -355,6 +376,7 @@ impl<S: Session> Run<S> {
             biased;
             () = around.stop.cancelled() => Wake::Stop,
             () = super::changed(around.changes) => Wake::Changed,
+            Ok(()) = around.filters.changed() => Wake::Filters,
             ended = self.session.events(events) => Wake::Events(ended),
             answered = self.inbox.next() => Wake::Answered(answered),
             // An error means the store is gone, and with it the process: other tasks say so.
@@ -405,7 +427,7 @@ impl<S: Session> Run<S> {
         if oldest != self.oldest.0 {
             self.oldest = (oldest, Instant::now());
         }
-        let owes_suback = self.is_subscribing && self.begun.elapsed() > patience;
+        let owes_suback = self.is_subscribing && self.subscribing_since.elapsed() > patience;
         owes_suback || (oldest.is_some() && self.oldest.1.elapsed() > patience)
     }
 

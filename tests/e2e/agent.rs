@@ -40,6 +40,12 @@ impl Agent {
         until("the agent to stop", || process.child.try_wait().unwrap()).code()
     }
 
+    /// Sends a signal to the running agent.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.as_ref().expect("the agent runs").child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
     #[track_caller]
     pub fn assert_running(&mut self) {
         let log = self.log();

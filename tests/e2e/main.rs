@@ -19,6 +19,7 @@ mod certs;
 mod foreign;
 mod mosquitto;
 mod relay;
+mod reload;
 mod slave;
 mod subscriber;
 mod wait;

@@ -23,7 +23,7 @@ use crate::wire::shadow_topics::Topic;
 
 /// A command whose write is under way.
 pub(super) struct Running {
-    at: usize,
+    pub at: usize,
     row: CommandRow,
     point: String,
     value: Json,

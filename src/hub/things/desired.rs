@@ -138,7 +138,9 @@ impl Things {
         if self.running.contains_key(&request.id) {
             return self.command_not_sent(request.id, now);
         }
-        let Some(&at) = self.of_device.get(request.device.at()) else { return };
+        let Some(&at) = self.of_device.get(request.device.at()).filter(|at| **at < self.things.len()) else {
+            return;
+        };
         let thing = &mut self.things[at];
         if let Some(member) = thing.members.get_mut(&request.point).filter(|m| m.is_inflight(request.id)) {
             member.not_sent(now);

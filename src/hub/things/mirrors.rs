@@ -85,18 +85,22 @@ impl Things {
             self.online.insert(route);
         }
         for at in self.of_route(route) {
-            let mut names: Vec<ShadowName> = self.things[at].shadows.keys().cloned().collect();
-            names.extend(self.things[at].mirrors.keys().cloned());
-            names.extend([ShadowName::classic(), self.carrying.clone()]);
-            names.sort();
-            names.dedup();
-            for name in names {
-                if self.mirror(at, &name, None) {
-                    self.step(at, &name, Event::Online, now);
-                }
-            }
+            self.online_thing(at, now);
         }
         self.pace(now);
+    }
+
+    pub(super) fn online_thing(&mut self, at: usize, now: Now) {
+        let mut names: Vec<ShadowName> = self.things[at].shadows.keys().cloned().collect();
+        names.extend(self.things[at].mirrors.keys().cloned());
+        names.extend([ShadowName::classic(), self.carrying.clone()]);
+        names.sort();
+        names.dedup();
+        for name in names {
+            if self.mirror(at, &name, None) {
+                self.step(at, &name, Event::Online, now);
+            }
+        }
     }
 
     pub(super) fn offline(&mut self, route: Route, now: Now) {

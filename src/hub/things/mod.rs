@@ -14,6 +14,7 @@ mod commands;
 mod desired;
 mod fingerprint;
 mod mirrors;
+mod reconfigure;
 mod reported;
 mod requests;
 mod states;
@@ -72,7 +73,7 @@ pub struct Things {
     topics: Topics,
     things: Vec<Thing>,
     by_name: HashMap<ThingName, usize>,
-    /// The thing of each device.
+    /// The thing of each device, by `DeviceIndex`; `usize::MAX`: none.
     of_device: Vec<usize>,
     next_write: u64,
     running: HashMap<u64, Running>,
@@ -122,7 +123,6 @@ impl Things {
         kept: Kept,
         now: Now,
     ) -> Things {
-        let devices = things.iter().filter(|t| t.device.is_some()).count();
         let mut all = Things {
             carrying: ShadowName::parse(&config.name).unwrap_or_else(|_| ShadowName::classic()),
             telling: ShadowName::parse(STATES).unwrap_or_else(|_| ShadowName::classic()),
@@ -130,7 +130,7 @@ impl Things {
             topics: Topics::new(&config.prefix, &config.command_topic),
             things: Vec::with_capacity(things.len()),
             by_name: HashMap::new(),
-            of_device: vec![usize::MAX; devices],
+            of_device: Vec::new(),
             next_write: 1,
             running: HashMap::new(),
             pacers: HashMap::new(),
@@ -141,30 +141,25 @@ impl Things {
             config,
         };
         for new in things {
-            let at = all.things.len();
-            all.by_name.insert(new.name.clone(), at);
-            if let Some((index, _)) = &new.device {
-                all.of_device[index.at()] = at;
-            }
-            let points = new.device.as_ref().map_or(0, |(_, device)| device.points.len());
-            all.things.push(Thing {
-                reported: Reported::new(points),
-                name: new.name,
-                route: new.route,
-                device: new.device,
-                shadows: BTreeMap::new(),
-                mirrors: BTreeMap::new(),
-                dirty: BTreeSet::new(),
-                members: BTreeMap::new(),
-                dirty_members: BTreeSet::new(),
-                states: States::default(),
-                fingerprint: fingerprint::Known::default(),
-                silent: None,
-                wake: Some(now.mono),
-            });
+            all.push(Thing::new(new, now));
         }
         all.restore(kept, now);
+        for at in 0..all.things.len() {
+            all.states_of_last_time(at);
+        }
         all
+    }
+
+    fn push(&mut self, thing: Thing) {
+        let at = self.things.len();
+        self.by_name.insert(thing.name.clone(), at);
+        if let Some((index, _)) = &thing.device {
+            if self.of_device.len() <= index.at() {
+                self.of_device.resize(index.at() + 1, usize::MAX);
+            }
+            self.of_device[index.at()] = at;
+        }
+        self.things.push(thing);
     }
 
     /// For a hub whose devices are no things.
@@ -197,14 +192,13 @@ impl Things {
         }
         self.restore_mirrors(kept.mirrors);
         self.commands_of_last_time(kept.commands, now);
-        for at in 0..self.things.len() {
-            self.states_of_last_time(at);
-        }
     }
 
     /// What one device said.
     pub fn observe(&mut self, seen: &Observation, now: Now) {
-        let Some(&at) = self.of_device.get(seen.device.at()) else { return };
+        let Some(&at) = self.of_device.get(seen.device.at()).filter(|at| **at < self.things.len()) else {
+            return;
+        };
         match &seen.seen {
             Seen::Readings(readings) => {
                 self.read(at, seen.at, readings, now);
@@ -345,6 +339,25 @@ impl Things {
 }
 
 impl Thing {
+    fn new(new: NewThing, now: Now) -> Thing {
+        let points = new.device.as_ref().map_or(0, |(_, device)| device.points.len());
+        Thing {
+            reported: Reported::new(points),
+            name: new.name,
+            route: new.route,
+            device: new.device,
+            shadows: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            members: BTreeMap::new(),
+            dirty_members: BTreeSet::new(),
+            states: States::default(),
+            fingerprint: fingerprint::Known::default(),
+            silent: None,
+            wake: Some(now.mono),
+        }
+    }
+
     fn point(&self, name: &str) -> Option<PointIndex> {
         let (_, device) = self.device.as_ref()?;
         let at = device.points.iter().position(|p| p.name.as_str() == name)?;

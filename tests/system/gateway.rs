@@ -1,0 +1,53 @@
+//! From the package to readings at the broker: what every architecture must do.
+
+use super::account::Allowed;
+use super::bed::{Bed, Options, arch};
+use super::plant::{BOTH, PORT, Plant};
+
+#[test]
+#[ignore = "boots a system; tests/system/run does it"]
+fn installed_it_runs_as_its_own_user_and_starts_with_the_machine() {
+    let bed = Bed::boot(&Options::default());
+    bed.installed();
+    assert_eq!(bed.sh("systemctl is-enabled fieldgate"), "enabled");
+    assert_eq!(bed.sh("systemctl is-active fieldgate"), "active");
+    assert_eq!(bed.sh("ps -o user= -p $(systemctl show -P MainPID fieldgate)"), "fieldga+");
+    assert!(bed.sh("id -nG fieldgate").split(' ').any(|group| group == "dialout"));
+    let state = bed.sh("stat -c '%a %U %G' /var/lib/fieldgate");
+    assert_eq!(state, "700 fieldgate fieldgate");
+    assert_eq!(bed.sh("find /var/lib/fieldgate -type f ! -perm 600"), "", "the store is of its user alone");
+    assert_eq!(bed.sh("stat -c '%a %U %G' /etc/fieldgate/fieldgate.toml"), "640 root fieldgate");
+    assert_eq!(bed.sh("dpkg -V fieldgate"), "", "what was installed is what the package says");
+    assert!(bed.sh("fieldgate --version").starts_with("fieldgate "));
+    assert_eq!(bed.sh("systemctl show -P NRestarts fieldgate"), "0");
+}
+
+#[test]
+#[ignore = "boots a system; tests/system/run does it"]
+fn readings_of_tcp_and_a_serial_line_reach_the_broker_and_none_is_lost_by_a_stop() {
+    let plant = Plant::new();
+    let bed = plant.boot(PORT);
+    bed.installed();
+    plant.configure(&bed, &BOTH);
+    assert_eq!(bed.sh("runuser -u fieldgate -- fieldgate check >/dev/null; echo $?"), "0");
+    bed.sh("systemctl restart fieldgate");
+    // READY has been said, so there was a first poll.
+    assert_eq!(bed.sh("systemctl is-active fieldgate"), "active");
+    bed.wait_journal("a reason for ready", "ready: a device has answered");
+    plant.wait_arrived(&bed, 20);
+    bed.wait_sh(
+        "status line",
+        "systemctl status fieldgate | grep -q 'Status: \"online; 2 of 2 devices good; [0-9]* readings wait\"'",
+    );
+
+    bed.sh("systemctl stop fieldgate");
+    assert_eq!(bed.show("Result"), "success");
+    assert_eq!(bed.show("ExecMainStatus"), "0");
+    // An empty window: everything that was read is at the broker already, nothing waits.
+    plant.settle(Allowed::default());
+    let waits = bed.sh("runuser -u fieldgate -- fieldgate outbox --json");
+    let waits: serde_json::Value = serde_json::from_str(&waits).unwrap();
+    assert_eq!(waits["readings_waiting"], 0, "{waits}");
+    let loud = bed.sh("journalctl --no-pager -u fieldgate -p warning -o cat | grep -v '^$' || true");
+    assert!(arch() != "amd64" || loud.is_empty(), "a healthy life logs no warning:\n{loud}");
+}
