@@ -25,6 +25,7 @@ mod subscriber;
 mod wait;
 mod world;
 
+mod bad_servers;
 mod claim;
 mod devices;
 mod fixtures;
