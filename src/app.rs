@@ -11,9 +11,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::connections::{Claimant, Own};
+use self::connections::Claimant;
 use self::live::{Indices, Live};
-pub use self::reload::Source;
+pub use self::reload::{Relog, Source};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -30,6 +30,7 @@ use crate::hub::{self, Hub, Reconfigure};
 use crate::identity;
 use crate::identity::enroll::Enrollers;
 use crate::identity::keeper::Keeper;
+use crate::identity::wallet::Wallet;
 use crate::metrics::Metrics;
 use crate::model::device::Device;
 use crate::model::ids::DeviceIndex;
@@ -87,16 +88,23 @@ pub struct App<L: Link = MqttLink> {
     topic: Template,
     status_topic: String,
     world: World<L>,
-    own: Vec<Own>,
+    identities: Identities,
     /// Things with a connection of their own; all others leave by the gateway's.
     routes: HashMap<ThingName, Route>,
     /// How the tasks name the devices.
     indices: Indices,
-    keeper: Option<Keeper<Enrollers>>,
-    /// What the status socket asks of the keeper.
-    to_keeper: Option<mpsc::Sender<IdentityAsk>>,
     serials: watch::Sender<Serials>,
     source: Option<Source>,
+}
+
+/// The things with an identity of their own.
+#[derive(Default)]
+struct Identities {
+    wallets: HashMap<ThingName, Arc<Wallet>>,
+    /// Until it runs.
+    keeper: Option<Keeper<Enrollers>>,
+    /// What the status socket asks of it.
+    asks: Option<mpsc::Sender<IdentityAsk>>,
 }
 
 impl App<MqttLink> {
@@ -120,17 +128,15 @@ impl<L: Link> App<L> {
             topic,
             status_topic,
             world,
-            own: Vec::new(),
+            identities: Identities::default(),
             routes: HashMap::new(),
             indices: Indices::default(),
-            keeper: None,
-            to_keeper: None,
             serials: watch::Sender::default(),
             source: None,
             config,
         };
         app.indices.assign(&app.config.devices);
-        app.identities()?;
+        app.identities = app.identities(&app.config)?;
         Ok(app)
     }
 
@@ -139,34 +145,35 @@ impl<L: Link> App<L> {
         self.source = Some(source);
     }
 
-    /// Who connects as itself, and who keeps their certificates.
-    fn identities(&mut self) -> Result<(), Error> {
-        if self.config.identity.enroller == EnrollerKind::None {
-            return Ok(());
-        }
-        let claimant = Claimant::of(&self.config, self.world.seed);
+    /// Who connects as itself under `config`, and who keeps their certificates. A thing that
+    /// has a wallet keeps it, and with it its connection.
+    fn identities(&self, config: &Config) -> Result<Identities, Error> {
+        let claimant = Claimant::of(config, self.world.seed);
         let claimant = claimant.map(|c| Box::new(c) as Box<dyn identity::enroll::Provision>);
-        let plan = identity::plan::plan(&self.config, &self.world.clock, claimant)?;
-        let Some(plan) = plan else { return Ok(()) };
-        let wallets = plan.identities.iter().map(|kept| Arc::clone(&kept.wallet));
-        self.own = plan
-            .devices
-            .iter()
-            .zip(wallets)
-            .map(|(device, wallet)| Own { device: *device, wallet })
-            .collect();
-        let (to_keeper, asks) = mpsc::channel(IDENTITY_ASKS_MAX);
-        self.to_keeper = Some(to_keeper);
-        self.keeper = Some(Keeper {
+        let plan = match config.identity.enroller {
+            EnrollerKind::None => None,
+            _ => identity::plan::plan(config, &self.world.clock, claimant)?,
+        };
+        let Some(mut plan) = plan else { return Ok(Identities::default()) };
+        let mut wallets = HashMap::new();
+        for (device, kept) in plan.devices.iter().zip(&mut plan.identities) {
+            let thing = &config.devices[*device].thing;
+            if let Some(wallet) = self.identities.wallets.get(thing) {
+                kept.wallet = Arc::clone(wallet);
+            }
+            wallets.insert(thing.clone(), Arc::clone(&kept.wallet));
+        }
+        let (asks, asked) = mpsc::channel(IDENTITY_ASKS_MAX);
+        let keeper = Keeper {
             identities: plan.identities,
             enroller: Arc::new(plan.enroller),
             enrols: plan.enrols,
             policy: plan.policy,
             clock: self.world.clock.clone(),
-            asks,
+            asks: asked,
             serials: self.serials.subscribe(),
-        });
-        Ok(())
+        };
+        Ok(Identities { wallets, keeper: Some(keeper), asks: Some(asks) })
     }
 
     pub fn metrics(&self) -> Arc<Metrics> {
@@ -221,7 +228,7 @@ impl<L: Link> App<L> {
     /// The status socket and systemd. A socket that cannot be made costs only the status: the
     /// readings go on.
     fn services(
-        &mut self,
+        &self,
         tasks: &mut Supervisor,
         plant: &watch::Receiver<Arc<Plant>>,
         hub: mpsc::Sender<Ask>,
@@ -233,7 +240,6 @@ impl<L: Link> App<L> {
                 plant: plant.clone(),
                 clock: self.world.clock.clone(),
                 hub,
-                keeper: self.to_keeper.clone(),
                 reloads: self.source.is_some().then_some(reloads),
                 started: Instant::now(),
             };
@@ -245,10 +251,7 @@ impl<L: Link> App<L> {
             }
         }
         let notifier = Notifier::new(plant.clone());
-        tasks.spawn("systemd", Stage::Service, notifier.run(token.clone()));
-        if let Some(keeper) = self.keeper.take() {
-            tasks.spawn("identities", Stage::Service, keeper.run(token));
-        }
+        tasks.spawn("systemd", Stage::Service, notifier.run(token));
     }
 
     fn hub(
@@ -309,13 +312,22 @@ impl<L: Link> App<L> {
 
     /// Which connection the rows of each device leave by.
     fn find_routes(&mut self) -> Result<(), store::Error> {
-        for own in &self.own {
-            let thing = &self.config.devices[own.device].thing;
+        let gone = |thing: &&ThingName| !self.identities.wallets.contains_key(*thing);
+        for thing in self.routes.keys().filter(gone) {
+            self.store.leave(self.routes[thing]);
+        }
+        self.routes.clear();
+        for thing in self.identities.wallets.keys() {
             self.routes.insert(thing.clone(), self.store.route(thing.as_str())?);
         }
         for device in &self.config.devices {
             self.store.set_route(&device.name, self.route(device));
         }
+        Ok(())
+    }
+
+    /// Returns how many rows lost the connection that they were meant for.
+    fn adopt_orphans(&self) -> Result<usize, store::Error> {
         let orphans = self.store.adopt_orphans()?;
         if orphans > 0 {
             tracing::info!(
@@ -323,7 +335,7 @@ impl<L: Link> App<L> {
                 "rows of things that lost their own connection go by the gateway's"
             );
         }
-        Ok(())
+        Ok(orphans)
     }
 
     /// The devices, and the gateway itself if its name can be that of a thing.

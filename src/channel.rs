@@ -37,6 +37,8 @@ pub struct Plant {
     pub indices: Vec<DeviceIndex>,
     /// One per bus, in the order of the configuration.
     pub reads: Vec<mpsc::Sender<ReadRequest>>,
+    /// Absent where no identity is kept.
+    pub keeper: Option<mpsc::Sender<IdentityAsk>>,
 }
 
 /// Reloads that may wait: they are asked for by hand.

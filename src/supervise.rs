@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::field::{DisplayValue, display};
 use tracing::{debug, error, warn};
 
 /// When a task is asked to stop: in the order in which they stand here.
@@ -136,13 +137,17 @@ impl Supervisor {
             match timeout_at(until, self.joined()).await {
                 Ok(Some((id, ended))) if id == task.0 => match ended.map(|e| (e.task, e.why)) {
                     None | Some((_, Why::Returned)) => {}
-                    Some((task, why)) => error!(%task, %why, "failed while it was retired"),
+                    Some((task, why)) => {
+                        let [bus, thing] = whose(&task);
+                        error!(%task, bus, thing, %why, "failed while it was retired");
+                    }
                 },
                 Ok(Some((_, ended))) => self.early = self.early.take().or(ended),
                 Ok(None) => return,
                 Err(_) => {
                     if let Some(task) = self.running.remove(&task.0) {
-                        warn!(task = %task.name, "did not stop in its time and was cut");
+                        let [bus, thing] = whose(&task.name);
+                        warn!(task = %task.name, bus, thing, "did not stop in its time and was cut");
                         task.handle.abort();
                     }
                 }
@@ -164,7 +169,8 @@ impl Supervisor {
     /// Drains everything. `first` is why, if a task ended unasked.
     pub async fn stop(mut self, mut first: Option<Ended>, grace: Duration) -> Result<(), Ended> {
         if let Some(ended) = &first {
-            error!(task = %ended.task, why = %ended.why, "a task ended; stopping the others");
+            let [bus, thing] = whose(&ended.task);
+            error!(task = %ended.task, bus, thing, why = %ended.why, "a task ended; stopping the others");
         }
         crate::notify::stopping();
         let start = Instant::now();
@@ -202,7 +208,8 @@ impl Supervisor {
     fn cut(&mut self, stage: Stage) -> Option<Ended> {
         let mut overstayed = None;
         for task in self.running.extract_if(|_, task| task.stage == stage).map(|(_, task)| task) {
-            warn!(task = %task.name, "did not stop in its time and was cut");
+            let [bus, thing] = whose(&task.name);
+            warn!(task = %task.name, bus, thing, "did not stop in its time and was cut");
             task.handle.abort();
             if matches!(stage, Stage::Bus | Stage::Hub) {
                 overstayed.get_or_insert(Ended { task: task.name, why: Why::Overstayed });
@@ -232,11 +239,17 @@ impl Supervisor {
                 None
             }
             why => {
-                error!(task = %ended.task, %why, "failed while stopping");
+                let [bus, thing] = whose(&ended.task);
+                error!(task = %ended.task, bus, thing, %why, "failed while stopping");
                 Some(ended)
             }
         }
     }
+}
+
+/// The bus or the thing that a task is named after, as fields of the log.
+fn whose(task: &str) -> [Option<DisplayValue<&str>>; 2] {
+    ["bus ", "uplink "].map(|kind| task.strip_prefix(kind).map(display))
 }
 
 impl Default for Supervisor {
@@ -374,6 +387,45 @@ mod tests {
             assert_eq!(diary.read(), WHOLE_STOP, "{stage:?}");
             assert!(started.elapsed() <= GRACE + SERVICES_GRACE, "{stage:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_is_retired_and_the_others_live_on() {
+        let (diary, stop) = (Diary::default(), CancellationToken::new());
+        let mut all = plant(&diary);
+        let own = all.token(Stage::Bus).child_token();
+        let (token, notes) = (own.clone(), diary.clone());
+        let task = all.spawn("second bus", Stage::Bus, async move {
+            token.cancelled().await;
+            sleep(Duration::from_secs(1)).await;
+            notes.note("second bus");
+            Ok::<(), String>(())
+        });
+        all.retire(task, &own, Instant::now() + GRACE).await;
+        assert_eq!(diary.read(), ["second bus"]);
+        // One that is deaf is cut, and that is nobody's end.
+        let own = all.token(Stage::Bus).child_token();
+        let task = all.spawn("deaf", Stage::Bus, std::future::pending::<Result<(), String>>());
+        all.retire(task, &own, Instant::now() + GRACE).await;
+        stop.cancel();
+        assert_eq!(all.run(stop, GRACE).await, Ok(()));
+        assert_eq!(diary.read()[1..], WHOLE_STOP);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_ends_unasked_while_another_is_retired_is_not_forgotten() {
+        let mut all = plant(&Diary::default());
+        all.spawn("odd", Stage::Service, async { Err::<(), _>("broken") });
+        let own = all.token(Stage::Bus).child_token();
+        let token = own.clone();
+        let task = all.spawn("second bus", Stage::Bus, async move {
+            token.cancelled().await;
+            sleep(Duration::from_secs(1)).await;
+            Ok::<(), String>(())
+        });
+        all.retire(task, &own, Instant::now() + GRACE).await;
+        let ended = all.unasked().await;
+        assert_eq!(ended, Ended { task: "odd".into(), why: Why::Failed("broken".into()) });
     }
 
     #[tokio::test(start_paused = true)]

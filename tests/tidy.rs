@@ -254,6 +254,38 @@ fn selects(file: &File) -> Vec<String> {
     wrong.map(|_| "a select! that does not begin with `biased;`".to_owned()).collect()
 }
 
+/// What an event is about is found by these fields in the journal: plain values, one spelling.
+fn fields(file: &File) -> Vec<String> {
+    let event = Regex::new(r"\b(?:error|warn|info|debug|trace|event)!\s*\(").unwrap();
+    let field = Regex::new(r"(?s)[(,]\s*(?:([%?])\s*)?(bus|device|thing|name)\b\s*(=\s*[^,)]*)?").unwrap();
+    let mut wrong = Vec::new();
+    for found in event.find_iter(&file.code) {
+        let rest = &file.code[found.end() - 1..];
+        let mut depth = 0;
+        let close = |c: char| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        };
+        let call = &rest[..=rest.find(close).unwrap_or(rest.len() - 1)];
+        for c in field.captures_iter(call) {
+            let (sign, name) = (c.get(1).map(|m| m.as_str()), &c[2]);
+            let value = c.get(3).map(|m| m.as_str().trim_start_matches('=').trim());
+            let fits = match (sign, value) {
+                _ if name == "name" && value.is_some() => false,
+                (Some(sign), _) => sign == "%",
+                (None, Some(value)) => value.starts_with('%'),
+                // An optional name that was made plain before.
+                (None, None) => true,
+            };
+            if !fits {
+                wrong
+                    .push(format!("a field of the log that is not found: {}", c[0].trim_matches([',', '('])));
+            }
+        }
+    }
+    wrong
+}
+
 fn leftovers(file: &File) -> Vec<String> {
     let left = Regex::new(r"\b(todo|unimplemented|dbg)!").unwrap();
     let mut wrong: Vec<_> =
@@ -341,6 +373,20 @@ const RULES: &[Rule] = &[
         bad: &[("src/hub/mod.rs", "tokio::select! {\n    // biased;\n    () = stop.cancelled() => {}\n}")],
     },
     Rule {
+        name: "bus, device and thing are plain fields of the log",
+        finds: fields,
+        good: (
+            "src/bus/mod.rs",
+            "warn!(bus = %self.bus.name, device = %f(a, b), cause = ?c, \"m\"); info!(%thing, bus, why, \"m\"); f(name = 1)",
+        ),
+        bad: &[
+            ("src/bus/mod.rs", "tracing::warn!(bus = ?self.name, \"m\");"),
+            ("src/bus/mod.rs", "tracing::info!(unit_id, device = self.name.as_str(), \"m\");"),
+            ("src/uplink/mod.rs", "info!(name = %self.name, \"m\");"),
+            ("src/uplink/mod.rs", "debug!(?thing, \"m\");"),
+        ],
+    },
+    Rule {
         name: "nothing is left over",
         finds: leftovers,
         good: ("src/hub/mod.rs", "//! A todo!() in a note, and \"println!\" in a text.\nlet a = \"dbg!\";"),
@@ -423,6 +469,11 @@ fn every_queue_has_a_capacity() {
 #[test]
 fn every_select_is_biased() {
     assert_clean(selects);
+}
+
+#[test]
+fn bus_device_and_thing_are_plain_fields_of_the_log() {
+    assert_clean(fields);
 }
 
 #[test]

@@ -17,7 +17,6 @@ use crate::channel::Ask;
 use crate::config::{self, Config, Dialect, Security, Tls};
 use crate::identity::enroll::{EnrollError, EnrollRequest, Enrolled, Enrolling, Provision};
 use crate::identity::subject::Subject;
-use crate::identity::wallet::Wallet;
 use crate::model::device::Device;
 use crate::model::row::Route;
 use crate::model::thing::ThingName;
@@ -30,15 +29,10 @@ use crate::wire::provisioning::{ProvisionError, Request};
 use crate::wire::shadow_topics::Topics;
 use crate::wire::topics::Template;
 
-/// A thing that connects as itself.
-pub(super) struct Own {
-    /// Its place among the devices.
-    pub device: usize,
-    pub wallet: Arc<Wallet>,
-}
-
 /// A connection that runs.
 struct Running {
+    /// `None`: the gateway's.
+    thing: Option<ThingName>,
     route: Route,
     filters: watch::Sender<Vec<String>>,
     task: TaskId,
@@ -51,43 +45,57 @@ pub(super) struct Connections {
     asks: mpsc::Sender<Ask>,
     pacer: Arc<Pacer>,
     running: Vec<Running>,
+    /// Connections of things so far, for their jitter.
+    started: u64,
 }
 
 impl Connections {
     /// Starts every connection.
     pub fn start<L: Link>(app: &mut App<L>, tasks: &mut Supervisor, asks: mpsc::Sender<Ask>) -> Connections {
         let pacer = Arc::new(Pacer::new(app.config.uplink.connects_per_second));
-        let mut all = Connections { asks, pacer, running: Vec::new() };
+        let mut all = Connections { asks, pacer, running: Vec::new(), started: 0 };
+        all.start_things(app, tasks);
+        all.start_gateway(app, tasks);
+        all
+    }
+
+    /// Those that do not run yet.
+    fn start_things<L: Link>(&mut self, app: &mut App<L>, tasks: &mut Supervisor) {
         let of_things = Arc::new(app.config.uplink.of_things(&app.config.thing));
-        for (own, n) in std::mem::take(&mut app.own).into_iter().zip(1..) {
-            let device = &app.config.devices[own.device];
+        for at in 0..app.config.devices.len() {
+            let device = &app.config.devices[at];
             let (gateway, thing) = (&app.config.gateway.name, &device.thing);
+            let Some(wallet) = app.identities.wallets.get(thing) else { continue };
+            if self.running.iter().any(|running| running.thing.as_ref() == Some(thing)) {
+                continue;
+            }
             let topic = Template::of_thing(&app.config.thing.topic, gateway, thing);
             let Ok(topic) = topic else { continue };
             let status_topic = Template::of_thing(&app.config.thing.status_topic, gateway, thing).ok();
             let identity = Identity {
                 client_id: thing.as_str().to_owned(),
                 login: None,
-                credential: Credential::Wallet(own.wallet),
+                credential: Credential::Wallet(Arc::clone(wallet)),
             };
+            self.started += 1;
             let uplink = Wanted {
+                thing: Some(thing.clone()),
                 config: Arc::clone(&of_things),
                 identity,
                 name: thing.as_str().into(),
                 route: app.route(device),
                 topic,
                 status_topic: status_topic.map(|t| t.render(&device.name)),
-                seed: app.world.seed.wrapping_add(n),
+                seed: app.world.seed.wrapping_add(self.started),
             };
-            all.spawn(app, tasks, format!("uplink {thing}"), uplink);
+            self.spawn(app, tasks, format!("uplink {}", uplink.name), uplink);
         }
-        all.start_gateway(app, tasks);
-        all
     }
 
     fn start_gateway<L: Link>(&mut self, app: &mut App<L>, tasks: &mut Supervisor) {
         let config = Arc::new(app.config.uplink.clone());
         let uplink = Wanted {
+            thing: None,
             identity: Identity::gateway(&config),
             config,
             name: app.config.gateway.name.as_str().into(),
@@ -121,11 +129,27 @@ impl Connections {
         };
         let stop = tasks.token(Stage::Uplink).child_token();
         let task = tasks.spawn(task, Stage::Uplink, uplink.run(stop.clone()));
-        self.running.push(Running { route, filters, task, stop });
+        self.running.push(Running { thing: wanted.thing, route, filters, task, stop });
+    }
+
+    /// Ends the connections of things that are gone.
+    pub async fn retire<L: Link>(&mut self, app: &App<L>, tasks: &mut Supervisor) {
+        let stays = |running: &Running| match &running.thing {
+            Some(thing) => app.identities.wallets.contains_key(thing),
+            None => true,
+        };
+        let (stay, go): (Vec<_>, Vec<_>) = self.running.drain(..).partition(stays);
+        self.running = stay;
+        go.iter().for_each(|old| old.stop.cancel());
+        let until = Instant::now() + app.config.gateway.stop_grace;
+        for old in go {
+            tasks.retire(old.task, &old.stop, until).await;
+        }
     }
 
     /// The configuration of `app` is another one.
-    pub fn refresh<L: Link>(&self, app: &App<L>) {
+    pub fn refresh<L: Link>(&mut self, app: &mut App<L>, tasks: &mut Supervisor) {
+        self.start_things(app, tasks);
         for running in &self.running {
             let filters = app.filters(running.route);
             running.filters.send_if_modified(|old| {
@@ -138,7 +162,7 @@ impl Connections {
 
     /// Ends the gateway's connection in order and starts another by the new configuration.
     pub async fn replace_gateway<L: Link>(&mut self, app: &mut App<L>, tasks: &mut Supervisor) {
-        let gateway = self.running.iter().position(|running| running.route == Route::GATEWAY);
+        let gateway = self.running.iter().position(|running| running.thing.is_none());
         if let Some(old) = gateway.map(|at| self.running.remove(at)) {
             let until = Instant::now() + app.config.gateway.stop_grace;
             tasks.retire(old.task, &old.stop, until).await;
@@ -149,6 +173,7 @@ impl Connections {
 
 /// What makes one connection another one.
 struct Wanted {
+    thing: Option<ThingName>,
     config: Arc<config::Uplink>,
     identity: Identity,
     name: Arc<str>,

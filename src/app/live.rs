@@ -77,6 +77,8 @@ pub(super) struct Live {
     pub connections: Connections,
     pub changes: mpsc::Sender<Reconfigure>,
     pub plant: watch::Sender<Arc<Plant>>,
+    /// Keeps the identities.
+    keeper: Option<(TaskId, CancellationToken)>,
     observations: mpsc::Sender<Observation>,
     /// Of the buses and devices by name: what they counted stays theirs.
     bus_metrics: HashMap<String, Arc<BusMetrics>>,
@@ -89,7 +91,7 @@ impl Live {
         tasks: &mut Supervisor,
         reloads: mpsc::Sender<Reload>,
     ) -> Result<Live, String> {
-        app.find_routes().map_err(|e| e.to_string())?;
+        app.find_routes().and_then(|()| app.adopt_orphans()).map_err(|e| e.to_string())?;
         let (observations, observed) = mpsc::channel(app.world.observations_max);
         let (asks, asked) = mpsc::channel(ASKS_MAX);
         let (changes, changed) = mpsc::channel(1);
@@ -110,8 +112,17 @@ impl Live {
             .collect::<Vec<_>>();
         let plant = watch::Sender::new(Arc::new(plant_of(app, &buses)));
         app.services(tasks, &plant.subscribe(), asks.clone(), reloads);
+        let keeper = start_keeper(app, tasks);
         let connections = Connections::start(app, tasks, asks);
-        Ok(Live { buses, connections, changes, plant, observations, bus_metrics, device_metrics })
+        Ok(Live { buses, connections, changes, plant, keeper, observations, bus_metrics, device_metrics })
+    }
+
+    /// The identities of `app` are other ones.
+    pub async fn replace_keeper<L: Link>(&mut self, app: &mut App<L>, tasks: &mut Supervisor) {
+        if let Some((task, stop)) = self.keeper.take() {
+            tasks.retire(task, &stop, Instant::now() + app.config.gateway.stop_grace).await;
+        }
+        self.keeper = start_keeper(app, tasks);
     }
 
     /// Ends the buses that `config` does not want as they are, and gives those back that stay.
@@ -217,6 +228,12 @@ impl Ends {
     }
 }
 
+fn start_keeper<L: Link>(app: &mut App<L>, tasks: &mut Supervisor) -> Option<(TaskId, CancellationToken)> {
+    let keeper = app.identities.keeper.take()?;
+    let stop = tasks.token(Stage::Service).child_token();
+    Some((tasks.spawn("identities", Stage::Service, keeper.run(stop.clone())), stop))
+}
+
 /// `metrics` has the devices by their index.
 fn start_bus<L: Link>(
     app: &mut App<L>,
@@ -283,5 +300,6 @@ fn plant_of<L: Link>(app: &App<L>, buses: &[RunningBus]) -> Plant {
         metrics: Arc::clone(&app.metrics),
         indices: app.config.devices.iter().map(|device| app.indices.of(&device.name)).collect(),
         reads: buses.iter().map(|bus| bus.reads.clone()).collect(),
+        keeper: app.identities.asks.clone(),
     }
 }

@@ -11,28 +11,35 @@
 
 use std::fmt;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::live::Live;
-use super::{App, topics};
+use super::{App, Identities, topics};
 use crate::channel::Reload;
 use crate::config::{Config, EnrollerKind, Log};
 use crate::identity;
-use crate::supervise::Supervisor;
+use crate::identity::subject::Subject;
+use crate::supervise::{Stage, Supervisor};
 use crate::uplink::link::Link;
+
+pub type Load = Box<dyn FnMut() -> Result<Config, String> + Send + Sync>;
+pub type Relog = Box<dyn FnMut(&Log) -> Result<(), String> + Send + Sync>;
+
+/// By which a reload is asked for.
+pub type ReloadSender = mpsc::Sender<Reload>;
 
 /// Where another configuration comes from, and who else must hear of it.
 pub struct Source {
     /// Reads all files again; the error names every mistake.
-    pub load: Box<dyn FnMut() -> Result<Config, String> + Send + Sync>,
+    pub load: Load,
     /// Makes the log speak at another level.
-    pub relog: Box<dyn FnMut(&Log) -> Result<(), String> + Send + Sync>,
+    pub relog: Relog,
     /// Gets the sender by which a signal asks.
-    pub signal: Option<tokio::sync::oneshot::Sender<mpsc::Sender<Reload>>>,
+    pub signal: Option<oneshot::Sender<ReloadSender>>,
 }
 
 impl Source {
-    pub(super) fn asks(&mut self, reloads: &mpsc::Sender<Reload>) {
+    pub(super) fn asks(&mut self, reloads: &ReloadSender) {
         if let Some(signal) = self.signal.take() {
             let _ = signal.send(reloads.clone());
         }
@@ -48,6 +55,8 @@ pub(super) enum Refused {
     NeedsRestart(Vec<&'static str>),
     #[error("the store cannot take it now, the old one goes on: {0}")]
     Store(String),
+    #[error("could not be taken over, and the agent starts anew with it: {0}")]
+    Broken(String),
     #[error("the agent is stopping")]
     Stopping,
 }
@@ -75,6 +84,10 @@ impl Live {
             return Err(Refused::NeedsRestart(way));
         }
         let topics = topics(&new).map_err(|e| Refused::Wrong(e.to_string()))?;
+        let identities = match subjects(&app.config) == subjects(&new) {
+            true => None,
+            false => Some(app.identities(&new).map_err(|e| Refused::Wrong(e.to_string()))?),
+        };
         // The store learns of the layouts first: it is what may refuse.
         app.layouts(&new).map_err(|e| Refused::Store(e.to_string()))?;
         if let Some(source) = app.source.as_mut().filter(|_| new.log != app.config.log) {
@@ -84,33 +97,55 @@ impl Live {
         for warning in new.warnings.iter().filter(|w| !app.config.warnings.contains(w)) {
             tracing::warn!("configuration: {warning}");
         }
-        self.retire(app, tasks, &new).await;
         let uplink_changed = app.config.uplink != new.uplink;
+        self.retire(app, tasks, &new).await;
         (app.topic, app.status_topic) = topics;
         app.config = new;
-        app.indices.assign(&app.config.devices);
-        for device in &app.config.devices {
-            app.store.set_route(&device.name, app.route(device));
+        match self.take_over(app, tasks, identities, uplink_changed).await {
+            Ok(opened) => Ok(Summary { opened, ..summary }.to_string()),
+            Err(why) => {
+                // The lines that changed are closed: only a new start makes this whole.
+                tasks.spawn("reload", Stage::Service, std::future::ready(Err::<(), _>(why.clone())));
+                Err(Refused::Broken(why))
+            }
         }
+    }
+
+    /// Everything after the point of no return. The lines that were opened come back.
+    async fn take_over<L: Link>(
+        &mut self,
+        app: &mut App<L>,
+        tasks: &mut Supervisor,
+        identities: Option<Identities>,
+        uplink_changed: bool,
+    ) -> Result<Vec<String>, String> {
+        app.indices.assign(&app.config.devices);
+        let new_identities = identities.is_some();
+        if let Some(identities) = identities {
+            app.identities = identities;
+            self.connections.retire(app, tasks).await;
+        }
+        app.find_routes().map_err(|e| e.to_string())?;
         self.count(app);
-        let devices = app.layouts(&app.config).map_err(|e| Refused::Store(e.to_string()))?;
-        let opened = self.advance(app, tasks, devices).await.map_err(Refused::Store)?;
-        if uplink_changed {
+        let devices = app.layouts(&app.config).map_err(|e| e.to_string())?;
+        let opened = self.advance(app, tasks, devices).await?;
+        if new_identities {
+            self.replace_keeper(app, tasks).await;
+        }
+        // Only now is everything committed that devices said which are gone.
+        let orphans = app.adopt_orphans().map_err(|e| e.to_string())?;
+        // Rows that came to the gateway's connection are older than what it has read already.
+        if uplink_changed || orphans > 0 {
             self.connections.replace_gateway(app, tasks).await;
         }
-        self.connections.refresh(app);
-        Ok(Summary { opened, ..summary }.to_string())
+        self.connections.refresh(app, tasks);
+        Ok(opened)
     }
 }
 
 /// What the running agent cannot change. Empty: nothing.
 fn in_the_way(old: &Config, new: &Config) -> Vec<&'static str> {
     let own = old.identity.enroller != EnrollerKind::None;
-    let subjects = |config: &Config| {
-        let mut all: Vec<_> = identity::plan::subjects(config).into_iter().map(|(_, s)| s).collect();
-        all.sort_by(|a, b| a.thing.cmp(&b.thing));
-        all
-    };
     let log = |config: &Config| config.log.format;
     [
         (old.gateway != new.gateway, "[gateway]"),
@@ -120,11 +155,17 @@ fn in_the_way(old: &Config, new: &Config) -> Vec<&'static str> {
         (log(old) != log(new), "log.format"),
         (own && old.uplink != new.uplink, "[uplink] while things have identities of their own"),
         (own && old.thing != new.thing, "[thing] while things have identities of their own"),
-        (own && subjects(old) != subjects(new), "which devices have identities of their own"),
     ]
     .into_iter()
     .filter_map(|(changed, what)| changed.then_some(what))
     .collect()
+}
+
+/// Whose identities are kept, in an order that does not depend on the file's.
+fn subjects(config: &Config) -> Vec<Subject> {
+    let mut all: Vec<Subject> = identity::plan::subjects(config).into_iter().map(|(_, s)| s).collect();
+    all.sort_by(|a, b| a.thing.cmp(&b.thing));
+    all
 }
 
 /// What a reload did, for people.
@@ -216,9 +257,8 @@ mod tests {
             assert_eq!(in_the_way(&old, &new), expected);
         };
         check(|c| c.uplink.port += 1, &["[uplink] while things have identities of their own"]);
-        check(|c| drop(c.devices.pop()), &["which devices have identities of their own"]);
-        // Another order, and other points, are nobody's identity.
-        check(|c| c.devices[0].points = Default::default(), &[]);
+        check(|c| c.thing.window += 1, &["[thing] while things have identities of their own"]);
+        check(|c| drop(c.devices.pop()), &[]);
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Work {
         if !std::mem::replace(&mut station.asking.said, true) {
             let cause = cause.map_or_else(|| "empty answer".to_owned(), |c| c.to_string());
             tracing::info!(
-                bus = %self.bus.name, device = %station.name, unit_id, function = ?how, cause,
+                bus = %self.bus.name, device = %station.name, unit_id, function = ?how, cause = %cause,
                 "device does not tell who it is"
             );
         }

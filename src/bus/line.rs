@@ -316,7 +316,7 @@ impl Line {
         self.metrics().state.set(why.to_string());
         // Hanging up an idle connection is a habit, not news; what follows it may be.
         if !proven && !std::mem::replace(&mut self.said_gone, true) {
-            tracing::warn!(bus = %self.name, reason = %why, "line gone");
+            tracing::warn!(bus = %self.name, cause = %why, "line gone");
         }
     }
 

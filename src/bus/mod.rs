@@ -23,7 +23,7 @@ pub mod wire;
 pub mod writes;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

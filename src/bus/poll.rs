@@ -287,7 +287,7 @@ impl Station {
         for (table, address, cause) in seen.iter().filter(|s| !self.failing.contains(s)) {
             tracing::warn!(
                 bus = %bus, device = %self.name, unit_id = self.modbus.unit_id,
-                table = table.as_str(), address, cause = %cause, "request fails"
+                table = %table.as_str(), address, cause = %cause, "request fails"
             );
         }
         let (unit_id, name) = (self.modbus.unit_id, &self.name);
@@ -296,7 +296,7 @@ impl Station {
             if over {
                 tracing::info!(
                     bus = %bus, device = %name, unit_id,
-                    table = old.0.as_str(), address = old.1, cause = %old.2, "request no longer fails"
+                    table = %old.0.as_str(), address = old.1, cause = %old.2, "request no longer fails"
                 );
             }
             !over

@@ -12,6 +12,7 @@ pub mod check;
 pub mod decode;
 pub mod demo;
 pub mod identity;
+pub mod log;
 pub mod outbox;
 pub mod plan;
 pub mod read;

@@ -159,5 +159,5 @@ fn scale() -> Device {
 /// The fixture as it runs; `reads` go to the first buses.
 pub fn plant(metrics: Arc<Metrics>, reads: Vec<mpsc::Sender<ReadRequest>>) -> watch::Receiver<Arc<Plant>> {
     let indices = vec![DeviceIndex(0), DeviceIndex(1)];
-    watch::channel(Arc::new(Plant { config: Arc::new(config()), metrics, indices, reads })).1
+    watch::channel(Arc::new(Plant { config: Arc::new(config()), metrics, indices, reads, keeper: None })).1
 }

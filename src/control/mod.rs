@@ -1,8 +1,8 @@
 //! The status socket: what `fieldgate status` and `fieldgate read` ask.
 //!
 //! Constraints: whoever asks must never slow down a reading, so there are few connections,
-//! each with a bounded line and a deadline; an ask for status or a read changes nothing; only root, the agent's
-//! own user and its group may ask.
+//! each with a bounded line and a deadline; an ask for status or a read changes nothing; only
+//! root, the agent's own user and its group may ask.
 //!
 //! The way of an ask: accept → credentials of the peer → one line, parsed by `ask` → for
 //! `status` a snapshot of the counters; for `read` a [`ReadRequest`] to the bus, which serves
@@ -64,8 +64,6 @@ pub struct Room {
     pub clock: Clock,
     /// Takes what is asked of shadows.
     pub hub: mpsc::Sender<channel::Ask>,
-    /// Absent where no identity is kept.
-    pub keeper: Option<mpsc::Sender<IdentityAsk>>,
     /// Absent where the configuration stays as it is.
     pub reloads: Option<mpsc::Sender<Reload>>,
     pub started: Instant,
@@ -224,7 +222,7 @@ impl Room {
     }
 
     async fn ask_keeper(&self, what: IdentityWanted) -> Answer {
-        let Some(keeper) = &self.keeper else {
+        let Some(keeper) = self.plant().keeper.clone() else {
             return Answer::error(Why::Failed, "this agent keeps no identities; see [identity]");
         };
         let (answer, answered) = oneshot::channel();

@@ -41,7 +41,6 @@ impl Agent {
             plant: fixture::plant(metrics, vec![line_1]),
             clock: Clock::Simulated { base: Timestamp(1_793_500_002_000), origin: Instant::now() },
             hub: mpsc::channel(1).0,
-            keeper: None,
             reloads: None,
             started: Instant::now(),
         };
@@ -128,7 +127,6 @@ async fn a_line_that_is_asked_too_fast_says_so_at_once() {
         plant: fixture::plant(Arc::new(Metrics::new(2, 2)), vec![full]),
         clock: Clock::System,
         hub: mpsc::channel(1).0,
-        keeper: None,
         reloads: None,
         started: Instant::now(),
     };
@@ -159,7 +157,6 @@ async fn the_socket_is_private_and_leaves_with_the_agent() {
         plant: fixture::plant(Arc::new(Metrics::new(2, 2)), vec![]),
         clock: Clock::System,
         hub: mpsc::channel(1).0,
-        keeper: None,
         reloads: None,
         started: Instant::now(),
     };

@@ -281,7 +281,7 @@ impl Hub {
                     out = Arc::default();
                 }
                 Err(store::Error::Busy(who)) => {
-                    tracing::warn!(who, "the store is busy; the commit is tried again");
+                    tracing::warn!(%who, "the store is busy; the commit is tried again");
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
                 Err(store::Error::Full) => {
@@ -331,7 +331,7 @@ impl Hub {
         for d in &dropped {
             self.metrics.store.readings_dropped.add(d.readings);
             tracing::error!(
-                device = %d.device, reason = d.reason.as_str(), readings = d.readings,
+                device = %d.device, reason = %d.reason.as_str(), readings = d.readings,
                 from = %d.first, to = %d.last, "readings were dropped and entered in the ledger"
             );
         }

@@ -148,7 +148,7 @@ impl<E: Enroller> Keeper<E> {
         let state = kept.wallet.state();
         if state.refusals > course.refusals {
             course.next = Instant::now() + course.backoff.next();
-            warn!(thing = %kept.subject.thing, why = state.refused_because.as_deref().unwrap_or_default(),
+            warn!(thing = %kept.subject.thing, why = %state.refused_because.as_deref().unwrap_or_default(),
                 "the broker refused the new certificate; the old one stays");
         }
         course.refusals = state.refusals;

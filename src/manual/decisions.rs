@@ -80,10 +80,17 @@
 //! With 3.1.1 a broker that refuses a publish still acknowledges it, and the reading is gone
 //! without a trace. With 5 the PUBACK carries the reason, and the row goes to the ledger.
 //!
-//! ## `sd-notify` and `tracing-journald` instead of the crate `systemd`
+//! ## `sd-notify` instead of the crate `systemd`, and the journal by hand
 //! The crate of that name binds the C library, which every cross target would need. READY,
 //! STATUS, WATCHDOG and STOPPING are datagrams; the journal takes its fields over a socket.
-//! Both work without a line of C.
+//! `tracing-journald` does that too, but its `MESSAGE` is the bare text ("device silent": of
+//! which?), and a journal that hangs would hold the one thread. So a datagram of ours.
+//!
+//! ## A flood in the log is held back by kind
+//! Ten of a kind in a minute, then their number: a flapping device costs a dozen lines a
+//! minute, and the first line of everything else is there. systemd's own limit counts all
+//! lines of a service alike, and so drops the one that matters. Cost: who needs each
+//! repetition finds it in the readings' faults, not in the log.
 //!
 //! ## One thread
 //! The runtime has one thread, and a few more for blocking work, of which SQLite's is nearly
@@ -93,6 +100,15 @@
 //! ## Panics unwind
 //! A bug in one room is caught where the tasks are joined; the others drain, and the committed
 //! readings are delivered or kept. Cost: a somewhat larger binary.
+//!
+//! ## A reload keeps tasks, not state
+//!
+//! A bus task whose bus and devices are equal in both configurations is left running; every
+//! other is ended between two calls and started anew. A device keeps its index for as long as
+//! it is configured, so a task that stays need not be told anything. The alternative, to stop
+//! everything and hand the open ports and the MQTT session over, would have dropped what did
+//! not change: report by exception, backoff, the schedule. What shapes the file or the
+//! shadows themselves is left to a restart, which takes a second and loses nothing.
 //!
 //! ## The watchdog looks at work, not at time
 //! A timer would be fed by a process of which every other task hangs. So each stage is judged

@@ -167,7 +167,7 @@ fn switch_rs485(fd: RawFd, settings: &Rs485, path: &str) -> io::Result<()> {
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
         Some(libc::ENOTTY | libc::EINVAL | libc::EOPNOTSUPP) => {
-            tracing::info!(port = path, "the driver does not switch RS-485; the adapter has to do it itself");
+            tracing::info!(port = %path, "the driver does not switch RS-485; the adapter has to do it itself");
             Ok(())
         }
         _ => Err(error),

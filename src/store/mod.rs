@@ -161,7 +161,7 @@ impl Store {
         }
         match Store::open_file(path, bytes_max, age_max) {
             Err(Error::Corrupt(why)) => {
-                tracing::error!(file = %path.display(), why, "the store does not open; setting it aside");
+                tracing::error!(file = %path.display(), %why, "the store does not open; setting it aside");
                 salvage::mark(path)?;
                 salvage::open(path, bytes_max, age_max, now)
             }
@@ -264,7 +264,7 @@ impl Store {
         if let Err(Error::Corrupt(why)) = &done {
             let marked = self.mark_corrupt();
             tracing::error!(
-                file = %self.path.display(), why, marked = marked.is_ok(),
+                file = %self.path.display(), %why, marked = marked.is_ok(),
                 "the store is damaged; the next start begins a new one"
             );
         }

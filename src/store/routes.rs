@@ -32,6 +32,11 @@ impl Store {
         Ok(route)
     }
 
+    /// Nobody leaves by this connection any more; its rows are orphans.
+    pub fn leave(&self, route: Route) {
+        lock(&self.own).remove(&route);
+    }
+
     /// Where the rows go that the store itself writes about a device.
     pub fn set_route(&self, device: &DeviceName, route: Route) {
         lock(&self.routes).insert(device.clone(), route);
@@ -47,14 +52,18 @@ impl Store {
         let known: Vec<i64> = lock(&self.own).keys().map(|route| route.0).collect();
         let marks = vec!["?"; known.len()].join(",");
         let orphaned = format!("route != 0 AND route NOT IN ({marks})");
-        self.change(|t, _| {
+        let (rows, newest) = self.change(|t, tally| {
             t.execute(&format!("DELETE FROM mail WHERE {orphaned}"), params_from_iter(&known))?;
             let rows = t.execute(
                 &format!("UPDATE outbox SET route = 0 WHERE {orphaned}"),
                 params_from_iter(&known),
             )?;
-            Ok(rows)
-        })
+            Ok((rows, OutboxId(tally.last_id)))
+        })?;
+        if rows > 0 {
+            self.committed.send_replace(newest);
+        }
+        Ok(rows)
     }
 
     /// Wakes whenever a row of this route was committed; the value is the newest row of all.

@@ -281,7 +281,7 @@ impl Link for MqttLink {
             }
         };
         if let Err(e) = judged {
-            tracing::warn!(thing = wallet.thing(), why = %e, "what the broker said of a certificate was not kept");
+            tracing::warn!(thing = %wallet.thing(), why = %e, "what the broker said of a certificate was not kept");
         }
         opened
     }

@@ -149,7 +149,7 @@ impl<L: Link> Uplink<L> {
                         match ended {
                             Ended::Stopped => return Ok(()),
                             Ended::Renewed => {
-                                tracing::info!(name = %self.name, "uplink reconnects: its certificate or what it receives changed");
+                                tracing::info!(thing = %self.name, "uplink reconnects: its certificate or what it receives changed");
                                 continue;
                             }
                             Ended::Lost { why, head, alone, progress } => {
@@ -204,7 +204,7 @@ impl<L: Link> Uplink<L> {
     fn say_online(&self) {
         let (broker, port) = (&self.config.host, self.config.port);
         if self.route == Route::GATEWAY {
-            tracing::info!(%broker, port, "uplink online");
+            tracing::info!(%broker, port, thing = %self.name, "uplink online");
         } else {
             tracing::debug!(%broker, port, thing = %self.name, "thing online");
         }
@@ -215,7 +215,7 @@ impl<L: Link> Uplink<L> {
         let text = why.to_string();
         if *said != text {
             tracing::warn!(
-                broker = %self.config.host, port = self.config.port, name = %self.name,
+                broker = %self.config.host, port = self.config.port, thing = %self.name,
                 "uplink offline: {text}; readings wait on the disk"
             );
         }
@@ -246,7 +246,7 @@ impl<L: Link> Uplink<L> {
             Item::Mail(id) => {
                 self.store.mail_done(&[id]);
                 self.metrics.uplink.mail_dropped.add(1);
-                tracing::warn!(name = %self.name, mail = id, why, "a letter cannot be delivered and is dropped");
+                tracing::warn!(thing = %self.name, mail = id, %why, "a letter cannot be delivered and is dropped");
                 Ok(())
             }
         }
@@ -287,7 +287,8 @@ impl<L: Link> Uplink<L> {
         for d in dropped {
             self.metrics.store.readings_dropped.add(d.readings);
             tracing::error!(
-                device = %d.device, readings = d.readings, from = %d.first, to = %d.last, why,
+                thing = %self.name, device = %d.device, readings = d.readings, from = %d.first, to = %d.last,
+                %why,
                 "a message cannot be delivered; its readings were entered in the ledger"
             );
         }

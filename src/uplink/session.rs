@@ -272,7 +272,7 @@ impl<L: Link> Uplink<L> {
                 run.is_announced |= run.inbox.online();
             }
             LinkEvent::SubscribeRefused(filter, why) => {
-                tracing::warn!(name = %self.name, filter, "a subscription was refused: {why}");
+                tracing::warn!(thing = %self.name, %filter, "a subscription was refused: {why}");
             }
             LinkEvent::Arrived { topic, payload, token } => {
                 self.metrics.uplink.arrived.add(1);
@@ -308,8 +308,7 @@ impl<L: Link> Uplink<L> {
                         run.has_done_mail |= matches!(item, Item::Mail(_));
                     }
                     None => tracing::warn!(
-                        topic = self.status_topic,
-                        why,
+                        thing = %self.name, topic = self.status_topic, %why,
                         "the broker refused the status message"
                     ),
                 }

@@ -49,7 +49,7 @@ impl Plant {
         let (server, client) = (authority.server(Server::Right), authority.client("gw-1"));
         let ports = (free_port(), free_port());
         let relay = Relay::start(ports.1, Carries::Opaque);
-        let (device, port) = Device::modbus_tcp(dir.path(), &[1, 2], 2);
+        let (device, port) = Device::modbus_tcp(dir.path(), &[1, 2, 3], 2);
         let text = format!(
             "[gateway]\nname = \"gw-1\"\nstatus_socket = \"{home}/status.sock\"\n\
              [uplink]\nurl = \"mqtts://localhost:{}\"\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"\n\
@@ -337,4 +337,34 @@ fn the_shadow_of_a_thing_is_served_by_its_own_connection() {
     // The gateway has no right to these topics, so it cannot have been the gateway.
     let (_, entries) = plant.agent.tell(&["shadow", "get", "dev02"]);
     assert!(entries.contains("\"note\": 1"), "{entries}");
+}
+
+#[test]
+fn a_thing_leaves_and_comes_back_while_the_agent_runs() {
+    let mut plant = Plant::new("");
+    let file = plant.dir.path().join("fieldgate.toml");
+    let with = std::fs::read_to_string(&file).unwrap();
+    let reload = |plant: &Plant, text: &str, expected: &str| {
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(plant.agent.tell(&["reload"]), (0, format!("reloaded: {expected}\n")));
+    };
+    let certificate = plant.certificate("dev01");
+    // What waits for the connection of a thing that is gone leaves by the gateway's.
+    plant.relay.set(Mode::Cut);
+    let served = plant.device.served().len();
+    plant.wait("readings to wait", |p| p.device.served().len() > served + 40);
+    reload(&plant, &with.replace(&unit(2), ""), "gone: dev02; lines opened anew: line");
+    plant.relay.set(Mode::Pass);
+    plant.wait("what waited", |p| !p.eye.payloads("dt/gw-1/dev02/telemetry").is_empty());
+    reload(&plant, &with, "new: dev02; lines opened anew: line");
+    let before = plant.arrived("dev02");
+    plant.wait("the thing to deliver as itself again", |p| p.arrived("dev02") > before + 3);
+    // One more, which the gateway's CA enrols at once.
+    reload(&plant, &format!("{with}{}", unit(3)), "new: dev03; lines opened anew: line");
+    plant.wait("the new thing to deliver", |p| p.arrived("dev03") > 3);
+    assert_ne!(plant.certificate("dev03"), "");
+    assert_eq!(plant.certificate("dev01"), certificate);
+    assert_eq!(plant.agent.tell(&["identity", "renew", "dev03"]).0, 0, "the new keeper is asked");
+    reload(&plant, &with, "gone: dev03; lines opened anew: line");
+    plant.settle(Allowed { kills: 0, cuts: 3 });
 }

@@ -159,6 +159,14 @@ fn what_changed_is_taken_over_and_what_did_not_goes_on() {
     plant.wait_good("dev02");
     assert_eq!(plant.opened("line-1"), (2, 1));
     assert_eq!(plant.agent.stop(), Some(0));
+    for device in ["dev01", "dev02"] {
+        let mut next = 0;
+        for told in plant.app.payloads(&format!("{device}/telemetry")) {
+            let seq = |i: usize| told["seq"][i].as_u64().unwrap();
+            assert!(seq(0) >= next, "{device}: {} is followed by {}", next, seq(0));
+            next = seq(1) + 1;
+        }
+    }
     let arrived = plant.app.arrived();
     assert_eq!(arrived.hole(), None);
     assert_eq!(arrived.repeated, 0);

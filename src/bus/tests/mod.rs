@@ -5,6 +5,6 @@ mod identify;
 mod lines;
 mod polls;
 mod ports;
-mod rig;
+pub(crate) mod rig;
 mod trouble;
 mod writes;

@@ -42,14 +42,15 @@ impl Things {
         let is = known.is_quarantined();
         self.fingerprint_changed(at, now);
         let thing = &mut self.things[at];
+        let device = thing.device.as_ref().map(|(_, device)| tracing::field::display(&device.name));
         if is {
             thing.reported.discard();
             tracing::error!(
-                thing = %thing.name, approved = thing.fingerprint.approved, found,
+                thing = %thing.name, device, approved = thing.fingerprint.approved, found,
                 "another device answers; its shadow is quarantined until `fieldgate identity approve {}`", thing.name
             );
         } else if was {
-            tracing::info!(thing = %thing.name, found, "the right device is back");
+            tracing::info!(thing = %thing.name, device, found, "the right device is back");
         }
         let what = match (is, was) {
             (true, _) => "quarantined",

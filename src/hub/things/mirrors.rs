@@ -35,9 +35,7 @@ impl Things {
                 Some(Ok(base)) => base,
                 Some(Err(why)) => {
                     tracing::error!(
-                        thing = row.thing,
-                        shadow = row.name,
-                        why,
+                        thing = %row.thing, shadow = %row.name, %why,
                         "what was agreed with the cloud cannot be read"
                     );
                     continue;

@@ -174,7 +174,7 @@ impl Things {
             match Shadow::restore(&row.state, &row.metadata, row.version, row.deleted, row.updated_s) {
                 Ok(shadow) => drop(self.things[at].shadows.insert(name, shadow)),
                 Err(e) => {
-                    tracing::error!(thing = row.thing, shadow = row.name, why = %e, "a shadow cannot be read; it begins anew")
+                    tracing::error!(thing = %row.thing, shadow = %row.name, why = %e, "a shadow cannot be read; it begins anew")
                 }
             }
         }

@@ -141,7 +141,11 @@ impl Things {
         let told = self.change(at, &name, &request, "device", now);
         let thing = &mut self.things[at];
         if let (Err(rejected), false) = (&told, thing.reported.full) {
-            tracing::warn!(thing = %thing.name, why = %rejected, "readings do not fit into the shadow; they are still delivered");
+            let device = thing.device.as_ref().map(|(_, device)| tracing::field::display(&device.name));
+            tracing::warn!(
+                thing = %thing.name, device, why = %rejected,
+                "readings do not fit into the shadow; they are still delivered"
+            );
         }
         thing.reported.full = told.is_err();
     }

@@ -16,6 +16,8 @@ use crate::model::time::CLOCK_PLAUSIBLE_FROM;
 use crate::model::value::{Cause, Value};
 use crate::model::write::{ShadowMember, WriteOutcome, WriteRules, Wrote};
 
+mod reconfigure;
+
 const START: Timestamp = Timestamp(CLOCK_PLAUSIBLE_FROM.0 + 86_400_000);
 const VOLTAGE: PointIndex = PointIndex(0);
 const SETPOINT: PointIndex = PointIndex(1);
