@@ -38,9 +38,10 @@ struct Cable {
 
 impl Cable {
     fn plug(bed: &Bed, ports: &[u16]) -> Cable {
-        let pid = std::process::id();
-        let net = format!("10.{}.{}", 200 + pid / 256 % 50, pid % 256);
-        let outside = format!("fg{pid}");
+        // Of the machine's name, which is unique.
+        let tail = &bed.name.as_bytes()[bed.name.len() - 6..];
+        let net = format!("10.{}.{}", 128 + (tail[0] ^ tail[2]) % 64, tail[3].wrapping_mul(7) ^ tail[5]);
+        let outside = format!("fg{}", String::from_utf8_lossy(tail));
         let ip = |line: &str| run(Command::new("ip").args(line.split(' ')));
         ip(&format!("link add {outside} type veth peer name uplink0 netns {}", bed.leader()));
         ip(&format!("addr add {net}.1/30 dev {outside}"));
