@@ -9,7 +9,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
@@ -59,9 +58,9 @@ pub struct Said {
 
 impl Bed {
     pub fn boot(options: &Options) -> Bed {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("fg-bed-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
-        let dir = tempfile::Builder::new().prefix(&name).tempdir().unwrap();
+        // By chance, not by process: two runs may be in namespaces with the same numbers.
+        let dir = tempfile::Builder::new().prefix("fg-bed-").tempdir().unwrap();
+        let name = dir.path().file_name().unwrap().to_string_lossy().to_lowercase();
         let cgroup = unified_hierarchy().join(&name);
         let mut bed = Bed { name, leader: 0, nspawn: None, cgroup, mounts: Vec::new(), dir };
         bed.mount();

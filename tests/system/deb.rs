@@ -71,6 +71,11 @@ impl Bed {
     #[track_caller]
     pub fn install(&self, deb: &Path) -> String {
         self.copy_in(deb, "/root/fieldgate.deb");
+        if arch() != "amd64" {
+            // The emulator is a process with threads, and such a one gets no user namespace.
+            let drop_in = "/etc/systemd/system/fieldgate.service.d/emulator.conf";
+            self.write(drop_in, "[Service]\nPrivateUsers=no\n");
+        }
         self.sh("DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold /root/fieldgate.deb 2>&1")
     }
 

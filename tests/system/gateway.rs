@@ -2,7 +2,7 @@
 
 use super::account::Allowed;
 use super::bed::{Bed, Options, arch};
-use super::plant::{BOTH, PORT, Plant};
+use super::plant::{BOTH, PORT, Plant, Wanted};
 
 #[test]
 #[ignore = "boots a system; tests/system/run does it"]
@@ -11,7 +11,7 @@ fn installed_it_runs_as_its_own_user_and_starts_with_the_machine() {
     bed.installed();
     assert_eq!(bed.sh("systemctl is-enabled fieldgate"), "enabled");
     assert_eq!(bed.sh("systemctl is-active fieldgate"), "active");
-    assert_eq!(bed.sh("ps -o user= -p $(systemctl show -P MainPID fieldgate)"), "fieldga+");
+    assert_eq!(bed.sh("ps -o user:20= -p $(systemctl show -P MainPID fieldgate)"), "fieldgate");
     assert!(bed.sh("id -nG fieldgate").split(' ').any(|group| group == "dialout"));
     let state = bed.sh("stat -c '%a %U %G' /var/lib/fieldgate");
     assert_eq!(state, "700 fieldgate fieldgate");
@@ -28,17 +28,20 @@ fn readings_of_tcp_and_a_serial_line_reach_the_broker_and_none_is_lost_by_a_stop
     let plant = Plant::new();
     let bed = plant.boot(PORT);
     bed.installed();
-    plant.configure(&bed, &BOTH);
+    // The emulator does not pass on what configures a port.
+    let units: &'static [u8] = if arch() == "amd64" { &[1, 2] } else { &[1] };
+    plant.configure(&bed, &Wanted { units, ..BOTH });
     assert_eq!(bed.sh("runuser -u fieldgate -- fieldgate check >/dev/null; echo $?"), "0");
     bed.sh("systemctl restart fieldgate");
+    let life = bed.show("InvocationID");
     // READY has been said, so there was a first poll.
     assert_eq!(bed.sh("systemctl is-active fieldgate"), "active");
     bed.wait_journal("a reason for ready", "ready: a device has answered");
-    plant.wait_arrived(&bed, 20);
-    bed.wait_sh(
-        "status line",
-        "systemctl status fieldgate | grep -q 'Status: \"online; 2 of 2 devices good; [0-9]* readings wait\"'",
-    );
+    for unit in units {
+        plant.wait_arrived_of(&bed, &format!("dev{unit:02}"), 20);
+    }
+    let line = format!("online; {0} of {0} devices good; [0-9]* readings wait", units.len());
+    bed.wait_sh("status line", &format!("systemctl status fieldgate | grep -q 'Status: \"{line}\"'"));
 
     bed.sh("systemctl stop fieldgate");
     assert_eq!(bed.show("Result"), "success");
@@ -48,6 +51,6 @@ fn readings_of_tcp_and_a_serial_line_reach_the_broker_and_none_is_lost_by_a_stop
     let waits = bed.sh("runuser -u fieldgate -- fieldgate outbox --json");
     let waits: serde_json::Value = serde_json::from_str(&waits).unwrap();
     assert_eq!(waits["readings_waiting"], 0, "{waits}");
-    let loud = bed.sh("journalctl --no-pager -u fieldgate -p warning -o cat | grep -v '^$' || true");
+    let loud = bed.sh(&format!("journalctl -q --no-pager -p warning -o cat _SYSTEMD_INVOCATION_ID={life}"));
     assert!(arch() != "amd64" || loud.is_empty(), "a healthy life logs no warning:\n{loud}");
 }

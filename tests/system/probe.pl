@@ -6,14 +6,23 @@ use Fcntl;
 use Errno;
 
 my %probe;
-sub result { $_[0] ? 'ok' : (grep { $!{$_} } keys %!)[0] // "$!" }
-sub try_write { open(my $f, '>', $_[0]) ? do { close $f; unlink $_[0]; 'ok' } : result(0) }
-sub try_read { open(my $f, '<', $_[0]) ? 'ok' : result(0) }
-sub try_open { sysopen(my $f, $_[0], O_RDWR | O_NOCTTY | O_NONBLOCK) ? 'ok' : result(0) }
-sub try_list { opendir(my $d, $_[0]) ? scalar(grep { !/^\./ } readdir $d) . ' entries' : result(0) }
-sub try_socket { socket(my $s, $_[0], $_[1], $_[2]) ? 'ok' : result(0) }
-sub try_call { my $r = syscall(shift, @_); result($r != -1) }
-sub field { open(my $f, '<', '/proc/self/status') or return result(0); map { /^$_[0]:\s+(\S+)/ ? $1 : () } <$f> }
+sub result {
+    my $error = $!;
+    return 'ok' if $_[0];
+    for my $name (sort keys %!) { $! = $error; return $name if $!{$name} }
+    return "error $error";
+}
+sub try_write { my $f; return result(0) unless open($f, '>', $_[0]); close $f; unlink $_[0]; 'ok' }
+sub try_read { my ($f, $line); return result(0) unless open($f, '<', $_[0]); result(defined($line = <$f>) || !$!) }
+sub try_open { my $f; result(sysopen($f, $_[0], O_RDWR | O_NOCTTY | O_NONBLOCK)) }
+sub try_list { my $d; return result(0) unless opendir($d, $_[0]); scalar(grep { !/^\.\.?$/ } readdir $d) . ' entries' }
+sub try_socket { my $s; result(socket($s, $_[0], $_[1], $_[2])) }
+sub try_call { my ($number, @arguments) = @_; result(syscall($number, @arguments) != -1) }
+sub field {
+    open(my $f, '<', '/proc/self/status') or return 'no status';
+    my ($value) = map { /^$_[0]:\s+(\S+)/ ? $1 : () } <$f>;
+    $value // 'no such line';
+}
 
 $probe{"write $_"} = try_write("$_/probe-file")
     for '/var/lib/fieldgate', '/run/fieldgate', '/tmp', '/etc', '/etc/fieldgate', '/usr', '/var/log', '/var/lib', '/boot';
@@ -21,8 +30,7 @@ $probe{"read $_"} = try_read($_)
     for '/etc/fieldgate/fieldgate.toml', '/etc/ssl/certs/ca-certificates.crt', '/home/file', '/root/file', '/etc/shadow',
     '/proc/1/status', '/proc/meminfo', '/proc/sys/kernel/ostype';
 $probe{"list $_"} = try_list($_) for '/home', '/root';
-$probe{"open $_"} = try_open($_)
-    for '/dev/ttyS1', '/dev/ttyUSB0', '/dev/ttyACM0', '/dev/ttyAMA0', '/dev/probe-mem', '/dev/probe-disk', '/dev/null';
+$probe{"open $_"} = try_open($_) for '/dev/ttyS1', '/dev/null';
 $probe{'socket tcp'} = try_socket(AF_INET, SOCK_STREAM, 0);
 $probe{'socket tcp6'} = try_socket(AF_INET6, SOCK_STREAM, 0);
 $probe{'socket udp'} = try_socket(AF_INET, SOCK_DGRAM, 0);
@@ -50,13 +58,12 @@ $probe{'trace'} = try_call(101, 0, 0, 0, 0);
     $probe{'set uid bit'} = result(chmod 04755, $file);
     unlink $file;
 }
-$probe{'capabilities'} = (field('CapBnd'))[0] . ' ' . (field('CapEff'))[0];
-$probe{'no new privileges'} = (field('NoNewPrivs'))[0];
-$probe{'seccomp'} = (field('Seccomp'))[0];
+$probe{'capabilities'} = field('CapBnd') . ' ' . field('CapEff');
+$probe{'no new privileges'} = field('NoNewPrivs');
+$probe{'seccomp'} = field('Seccomp');
 $probe{'umask'} = sprintf('%04o', umask);
-$probe{'user'} = getpwuid($<) . ' ' . (field('Uid') ? 'named' : '');
+$probe{'user'} = getpwuid($<) // 'nobody';
 
 open(my $out, '>', '/var/lib/fieldgate/probe') or die;
 print $out "$_=$probe{$_}\n" for sort keys %probe;
-close $out;
-open(my $done, '>', '/var/lib/fieldgate/probe.done');
+close $out or die;

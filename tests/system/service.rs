@@ -20,6 +20,11 @@ fn drop_in(bed: &Bed, lines: &str) {
     bed.sh("systemctl daemon-reload");
 }
 
+/// A pty whose owner was killed stays exclusive for as long as its other end lives, and refuses
+/// everybody but root; a real port forgets its owner with the last close.
+const PORT_FORGETS: &str =
+    "ExecStartPre=+/usr/bin/perl -e 'open(F, \"+<\", \"/dev/ttyS1\") and ioctl(F, 0x540D, 0)'";
+
 fn stop_and_settle(bed: &Bed, plant: &Plant, allowed: Allowed) {
     bed.sh("systemctl stop fieldgate");
     plant.settle(allowed);
@@ -33,9 +38,10 @@ struct Cable {
 
 impl Cable {
     fn plug(bed: &Bed, ports: &[u16]) -> Cable {
-        let pid = std::process::id();
-        let net = format!("10.{}.{}", 200 + pid / 256 % 50, pid % 256);
-        let outside = format!("fg{pid}");
+        // Of the machine's name, which is unique.
+        let tail = &bed.name.as_bytes()[bed.name.len() - 6..];
+        let net = format!("10.{}.{}", 128 + (tail[0] ^ tail[2]) % 64, tail[3].wrapping_mul(7) ^ tail[5]);
+        let outside = format!("fg{}", String::from_utf8_lossy(tail));
         let ip = |line: &str| run(Command::new("ip").args(line.split(' ')));
         ip(&format!("link add {outside} type veth peer name uplink0 netns {}", bed.leader()));
         ip(&format!("addr add {net}.1/30 dev {outside}"));
@@ -116,7 +122,7 @@ fn it_starts_before_network_clock_and_stick_are_there_and_takes_each_as_it_comes
 #[ignore = "boots a system; tests/system/run does it"]
 fn a_hung_process_is_killed_by_the_watchdog_and_restarted() {
     let (bed, plant) = Plant::flowing();
-    drop_in(&bed, "WatchdogSec=2s");
+    drop_in(&bed, &format!("WatchdogSec=2s\n{PORT_FORGETS}"));
     bed.sh("systemctl restart fieldgate");
     let hung = bed.show("MainPID");
     bed.sh(&format!("kill -STOP {hung}"));
@@ -135,6 +141,8 @@ fn a_hung_process_is_killed_by_the_watchdog_and_restarted() {
 #[ignore = "boots a system; tests/system/run does it"]
 fn killed_again_and_again_it_comes_back_and_no_reading_is_lost() {
     let (bed, plant) = Plant::flowing();
+    drop_in(&bed, PORT_FORGETS);
+    bed.sh("systemctl restart fieldgate");
     // More often, and faster, than systemd's own patience would allow.
     const KILLS: usize = 6;
     for n in 1..=KILLS {
@@ -203,10 +211,10 @@ fn the_key_can_come_encrypted_as_a_credential() {
     bed.installed();
     let wanted = Wanted { key: "credential:gateway.key", ..BOTH };
     plant.configure(&bed, &wanted);
-    bed.copy_in(&plant.client.key, "/run/gateway.key");
+    bed.copy_in(&plant.client.key, "/root/gateway.key");
     bed.sh(
-        "systemd-creds encrypt --with-key=host --name=gateway.key /run/gateway.key /etc/fieldgate/gateway.key.cred \
-         && rm /run/gateway.key",
+        "systemd-creds encrypt --with-key=host --name=gateway.key /root/gateway.key /etc/fieldgate/gateway.key.cred \
+         && rm /root/gateway.key",
     );
     assert!(!bed.sh("cat /etc/fieldgate/gateway.key.cred").contains("PRIVATE"));
 
