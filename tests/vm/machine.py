@@ -44,7 +44,7 @@ def command(image: Path, d: Path):
         "qemu-system-x86_64", "-M", "q35", "-nodefaults", "-no-user-config", "-vga", "none", "-display", "none",
         "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max", "-m", "512", "-smp", "2",
         "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img"), "-append",
-        "console=ttyS0 root=/dev/vda rw quiet mitigations=off nokaslr audit=0 systemd.show_status=0 8250.nr_uarts=4",
+        "console=ttyS0 root=/dev/vda rw quiet mitigations=off nokaslr audit=0 systemd.show_status=0 no_timer_check 8250.nr_uarts=4",
         *disk(0, "root.qcow2", "qcow2"), *disk(1, "data.raw", "raw", ",cache=writeback"), *disk(2, "drop.raw", "raw"),
         "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
         "-chardev", sock("ctl"), "-device", "virtserialport,chardev=ctl,name=ctl",
