@@ -48,6 +48,13 @@ fn manual_pages_and_completions_are_those_of_the_program() {
     }
 }
 
+#[test]
+fn the_package_knows_which_stores_the_program_reads() {
+    let script = std::fs::read_to_string(root().join("packaging/debian/fieldgate.preinst")).unwrap();
+    let known = format!("known={}", fieldgate::store::schema::VERSION);
+    assert!(script.lines().any(|line| line == known), "packaging/debian/fieldgate.preinst must say {known}");
+}
+
 const HELP: &str = "run: UPDATE=1 cargo test --test package";
 
 fn root() -> PathBuf {

@@ -51,6 +51,7 @@ fn to_json(seen: &Inspection, bytes_max: u64) -> serde_json::Value {
         })
         .collect();
     json!({
+        "schema": seen.schema,
         "rows_waiting": seen.rows,
         "readings_waiting": seen.readings,
         "bytes_used": seen.bytes,

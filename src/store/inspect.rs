@@ -12,6 +12,8 @@ use crate::model::time::Timestamp;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inspection {
+    /// How many migrations have made this file.
+    pub schema: i64,
     pub rows: u64,
     pub readings: u64,
     /// Of the file's pages, those that hold something.
@@ -44,6 +46,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     };
     let tally = outbox::read_tally(&db)?;
     Ok(Inspection {
+        schema: schema::version(&db)?,
         rows: tally.rows_waiting().max(0) as u64,
         readings: tally.readings_waiting().max(0) as u64,
         bytes: outbox::used(&db)?,
@@ -57,7 +60,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
 
 /// How many migrations have made this file.
 pub fn schema_version(path: &Path) -> Result<i64, Error> {
-    Ok(open(path)?.pragma_query_value(None, "user_version", |r| r.get(0))?)
+    schema::version(&open(path)?)
 }
 
 /// What SQLite finds wrong with pages and indices, the first few of it; nothing: the file is

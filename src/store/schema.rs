@@ -109,7 +109,8 @@ pub fn migrate(db: &mut Connection, path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn version(db: &Connection) -> Result<i64, Error> {
+/// How many migrations have made this file.
+pub fn version(db: &Connection) -> Result<i64, Error> {
     Ok(db.pragma_query_value(None, "user_version", |r| r.get(0))?)
 }
 

@@ -32,10 +32,20 @@ impl Sample {
 /// What a case allows.
 #[derive(Clone, Copy, Default)]
 pub struct Allowed {
-    /// Each may cost one value per point: the poll that was on the line.
+    /// Each may cost the polls after the last commit, which is not more than the one on the line
+    /// where the disk is fast: one run of values per point.
     pub kills: usize,
     /// Connections that broke; each may repeat one window of messages.
     pub cuts: usize,
+}
+
+/// Polls that one kill may cost, where a flush takes as long as some of them.
+const POLLS_PER_KILL_MAX: usize = 10;
+
+/// Whether these values, in order, can be what so many kills have cost.
+fn cost_of_kills(values: &[u64], kills: usize) -> bool {
+    let runs: Vec<_> = values.chunk_by(|a, b| a + 1 == *b).collect();
+    runs.len() <= kills && runs.iter().all(|run| run.len() <= POLLS_PER_KILL_MAX)
 }
 
 /// What arrived, read out of the messages.
@@ -129,13 +139,12 @@ impl Arrived {
 pub fn settle(served: impl Fn() -> Vec<Sample>, cloud: &Subscriber, window: usize, allowed: Allowed) {
     let due: BTreeSet<Sample> = served().into_iter().collect();
     assert!(!due.is_empty(), "no device handed anything out: this proves nothing");
-    // What a kill may cost counts once per point, however the misses are spread.
     let open = |arrived: &Arrived| {
         let mut missing: BTreeMap<(&str, &str), Vec<u64>> = BTreeMap::new();
         for sample in due.difference(&arrived.samples) {
             missing.entry((&sample.device, &sample.point)).or_default().push(sample.value);
         }
-        missing.retain(|_, values| values.len() > allowed.kills);
+        missing.retain(|_, values| !cost_of_kills(values, allowed.kills));
         let lost: usize = missing.values().map(Vec::len).sum();
         let given_up: u64 = arrived.gaps.values().sum();
         let spans: Vec<String> = missing
@@ -198,6 +207,18 @@ mod tests {
                 "v": 1, "gateway": "gw-1", "device": "dev01", "boot": "b", "seq": seq, "readings": readings
             }),
         }
+    }
+
+    #[test]
+    fn a_kill_costs_one_short_run_of_values() {
+        let check = |values: &[u64], kills, expected| {
+            assert_eq!(cost_of_kills(values, kills), expected, "{values:?} with {kills}");
+        };
+        check(&[7], 0, false);
+        check(&[7, 8], 1, true);
+        check(&[7, 9], 1, false);
+        check(&[7, 8, 20], 2, true);
+        check(&(1..=POLLS_PER_KILL_MAX as u64 + 1).collect::<Vec<_>>(), 3, false);
     }
 
     #[test]

@@ -96,19 +96,18 @@ class Judge:
                           f"{thing}: version {version} with note {found}, accepted was {promised[1]} with {promised[2]}")
 
     def _holes(self, store, waiting, cut):
-        """Of each boot and device: what arrived and what waits leaves no number out."""
-        numbers = {}
+        """Of each boot and device: what arrived and what waits leaves no number out. Rows go in any
+        order, because live ones overtake the backlog."""
+        arrived = {}
         for boot, device, seq in self._seen_by(cut + EYE_LAG_S):
-            numbers.setdefault((boot_of(boot), device), set()).add(seq)
+            arrived.setdefault((boot_of(boot), device), set()).add(seq)
         waits = {}
         for device, boot, seq, count in waiting:
             waits.setdefault((boot, device), set()).update(range(seq, seq + count))
         for (boot, device), there in waits.items():
-            arrived = numbers.get(((f"{store:08x}", boot), device), set())
-            below = {n for n in arrived if n < min(there)}
-            both = below | there
-            holes = max(both) - min(both) + 1 - len(both)
-            self.hold("holes", holes == 0, f"{device}, boot {boot}: {holes} numbers neither arrived nor wait")
+            both = there | {n for n in arrived.get(((f"{store:08x}", boot), device), ()) if n < max(there)}
+            holes = set(range(min(both), max(both))) - both
+            self.hold("holes", not holes, f"{device}, boot {boot}: {len(holes)} numbers from {min(holes, default=0)} neither arrived nor wait")
 
     def _own_words(self, cut):
         """What the program itself says of the file."""

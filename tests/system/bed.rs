@@ -190,7 +190,7 @@ impl Bed {
     fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.leader.to_string(), "-a", "env", "-i", "HOME=/root", "LC_ALL=C.UTF-8"]);
-        command.arg("PATH=/usr/sbin:/usr/bin:/sbin:/bin");
+        command.arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command
     }
 

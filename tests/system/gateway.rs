@@ -1,8 +1,16 @@
 //! From the package to readings at the broker: what every architecture must do.
 
+use serde_json::Value;
+
 use super::account::Allowed;
 use super::bed::{Bed, Options, arch};
 use super::plant::{BOTH, PORT, Plant, Wanted};
+
+/// What `fieldgate doctor` finds, asked by root.
+pub fn doctor(bed: &Bed) -> Vec<Value> {
+    let said = bed.try_sh("fieldgate doctor --json");
+    serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{e}: {said:?}"))
+}
 
 #[test]
 #[ignore = "boots a system; tests/system/run does it"]
@@ -42,6 +50,15 @@ fn readings_of_tcp_and_a_serial_line_reach_the_broker_and_none_is_lost_by_a_stop
     }
     let line = format!("online; {0} of {0} devices good; [0-9]* readings wait", units.len());
     bed.wait_sh("status line", &format!("systemctl status fieldgate | grep -q 'Status: \"{line}\"'"));
+    // The technician's first question, answered beside the running service.
+    let findings = doctor(&bed);
+    let wrong: Vec<_> = findings.iter().filter(|f| f["result"] == "failed").collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for name in
+        ["configuration", "service", "watchdog", "agent", "certificate", "store-integrity", "broker-tls"]
+    {
+        assert!(findings.iter().any(|f| f["name"] == name && f["result"] == "ok"), "{name}: {findings:#?}");
+    }
 
     bed.sh("systemctl stop fieldgate");
     assert_eq!(bed.show("Result"), "success");
@@ -49,7 +66,7 @@ fn readings_of_tcp_and_a_serial_line_reach_the_broker_and_none_is_lost_by_a_stop
     // An empty window: everything that was read is at the broker already, nothing waits.
     plant.settle(Allowed::default());
     let waits = bed.sh("runuser -u fieldgate -- fieldgate outbox --json");
-    let waits: serde_json::Value = serde_json::from_str(&waits).unwrap();
+    let waits: Value = serde_json::from_str(&waits).unwrap();
     assert_eq!(waits["readings_waiting"], 0, "{waits}");
     let loud = bed.sh(&format!("journalctl -q --no-pager -p warning -o cat _SYSTEMD_INVOCATION_ID={life}"));
     assert!(arch() != "amd64" || loud.is_empty(), "a healthy life logs no warning:\n{loud}");

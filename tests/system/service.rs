@@ -227,3 +227,40 @@ fn the_key_can_come_encrypted_as_a_credential() {
     assert_ne!(others.code, 0, "others may read the key");
     stop_and_settle(&bed, &plant, Allowed::default());
 }
+
+#[test]
+#[ignore = "boots a system; tests/system/run does it"]
+fn a_meter_that_will_not_answer_is_found_by_its_name() {
+    let (bed, plant) = Plant::flowing();
+    let right = plant.toml(&BOTH);
+    let missing = right.clone()
+        + "\n[[device]]\nname = \"meter-9\"\nbus = \"line\"\nunit_id = 9\ninterval = \"1s\"\nresponse_timeout = \"100ms\"\n\
+           [[device.point]]\nname = \"p0\"\ntable = \"holding\"\naddress = 0\ntype = \"uint32\"\n";
+    bed.write("/etc/fieldgate/fieldgate.toml", missing);
+    bed.sh("systemctl reload fieldgate");
+    let of = |field: &str| bed.try_sh(&format!("journalctl -q --no-pager -o cat {field}")).out;
+    until_true("word of the meter in the journal", || {
+        of("FIELDGATE_DEVICE=meter-9").contains("device silent")
+    });
+    assert!(of("FIELDGATE_BUS=line").contains("device silent"));
+    assert!(!of("FIELDGATE_BUS=plc").contains("device silent"));
+    assert!(!of("FIELDGATE_DEVICE=dev02").contains("meter-9"));
+    until_true("word of the meter from doctor", || {
+        let named = |f: &&Value| f["subject"].as_str().is_some_and(|s| s.contains("meter-9"));
+        super::gateway::doctor(&bed).iter().any(|f| named(&f) && f["result"] != "ok")
+    });
+
+    // What is mailed: the journal and the configuration are in it, the key is not.
+    bed.sh("fieldgate bundle --yes --out /root/bundle.tar.gz");
+    let all = bed.sh("tar -xzOf /root/bundle.tar.gz");
+    assert!(
+        all.contains("device silent") && all.contains("meter-9"),
+        "{}",
+        bed.sh("tar -tzf /root/bundle.tar.gz")
+    );
+    let key = std::fs::read_to_string(&plant.client.key).unwrap();
+    for line in key.lines().filter(|l| l.len() > 20 && !l.starts_with('-')) {
+        assert!(!all.contains(line), "the key is in it");
+    }
+    stop_and_settle(&bed, &plant, Allowed::default());
+}

@@ -68,6 +68,63 @@ fn going_back_says_what_that_means() {
 
 #[test]
 #[ignore = "boots a system; tests/system/run does it"]
+fn going_back_is_refused_where_the_store_is_newer() {
+    let (bed, plant) = Plant::flowing();
+    let known = bed.sh("fieldgate outbox --json | sed -n 's/.*\"schema\": *\\([0-9]*\\),/\\1/p'");
+    bed.install(&deb::other(deb::NEWER));
+    // What a newer version would say of a store that it has migrated.
+    let newer: u32 = known.parse::<u32>().unwrap() + 1;
+    bed.write(
+        "/usr/local/sbin/fieldgate",
+        format!("#!/bin/sh\n/usr/bin/fieldgate \"$@\" | sed 's/\"schema\": {known}/\"schema\": {newer}/'\n"),
+    );
+    bed.sh("chmod 755 /usr/local/sbin/fieldgate");
+
+    let (code, said) = bed.try_install(&deb::current());
+    assert_ne!(code, 0, "{said}");
+    assert!(said.contains(&format!("the store has schema {newer}")), "{said}");
+    assert_eq!(version(&bed), deb::NEWER);
+    assert_eq!(bed.sh("dpkg --audit"), "", "the newer package stays whole");
+    assert_eq!(bed.sh("systemctl is-active fieldgate"), "active");
+    plant.wait_arrived(&bed, 4);
+    bed.sh("systemctl stop fieldgate");
+    plant.settle(Allowed::default());
+}
+
+#[test]
+#[ignore = "boots a system; tests/system/run does it"]
+fn a_store_of_a_newer_version_is_refused_once_and_left_alone() {
+    let (bed, plant) = Plant::flowing();
+    bed.sh("systemctl stop fieldgate");
+    let file = "/var/lib/fieldgate/fieldgate.db";
+    // Four bytes of SQLite's header: `user_version`.
+    let mark = |octal: &str| {
+        format!(
+            "printf '\\0\\0\\0\\{octal}' | dd of={file} bs=1 seek=60 conv=notrunc status=none; sha256sum {file}"
+        )
+    };
+    let sum = bed.sh(&format!("sha256sum {file}"));
+    let known = bed.sh(&format!("od -An -j63 -N1 -to1 {file}"));
+    let newer = bed.sh(&mark("143"));
+    assert_ne!(newer, sum);
+
+    let started = bed.try_sh("systemctl start fieldgate");
+    assert_ne!(started.code, 0, "{started:?}");
+    bed.wait_sh("an end", "systemctl is-failed fieldgate");
+    assert_eq!(bed.show("ExecMainStatus"), "65");
+    bed.wait_journal("what to do", "written by a newer fieldgate: its schema is 99");
+    assert_eq!(bed.sh(&format!("sha256sum {file}")), newer, "it was touched");
+
+    // Nothing is lost by it.
+    assert_eq!(bed.sh(&mark(known.trim())), sum);
+    bed.sh("systemctl start fieldgate");
+    plant.wait_arrived(&bed, 4);
+    bed.sh("systemctl stop fieldgate");
+    plant.settle(Allowed::default());
+}
+
+#[test]
+#[ignore = "boots a system; tests/system/run does it"]
 fn remove_keeps_the_data_and_purge_removes_it_and_says_so() {
     let (bed, plant) = Plant::flowing();
     bed.sh("systemctl stop fieldgate");

@@ -170,12 +170,82 @@ def clock(bed):
         m.kill()
 
 
-def _whole(eye):
+def _missing(eye, *names):
+    """Sequence numbers between the first and the last of each device that did not arrive."""
     numbers = {}
     with eye.lock:
         for boot, name, seq in eye.seen:
             numbers.setdefault((boot, name), set()).add(seq)
-    return all(max(n) - min(n) + 1 == len(n) for k, n in numbers.items() if k[1] == "dev03")
+    return sum(max(n) - min(n) + 1 - len(n) for (_, name), n in numbers.items() if not names or name in names)
 
 
-TESTS = {"ttys1": ttys1, "stick": stick, "memory": memory, "clock": clock}
+def _whole(eye, name="dev03"):
+    return _missing(eye, name) == 0
+
+
+def link(bed):
+    """A link that delays and loses packets, then is gone while a serial line goes on, then is back."""
+    m, eye = bed.thaw(), Eye(bed.world.ports["plain"])
+    slave = Slave(bed, m.home / "uart1.sock")
+    try:
+        add(m, serial("/dev/ttyS1"))
+        bed.start(m)
+        came(eye, "rtu01", 20)
+        nic = m.run("ls /sys/class/net | grep '^e'")
+        m.run(f"tc qdisc add dev {nic} root netem delay 150ms 50ms loss 15%")
+        came(eye, "rtu01", 60, 180)
+        came(eye, "dev03", 20, 180)
+        m.run(f"tc qdisc change dev {nic} root netem loss 100%")
+        wait_until("the loss to be seen", lambda: status(m)["uplink"]["state"] != "online", 240)
+        said = status(m)["uplink"]
+        waits = status(m)["store"]["readings_waiting"]
+        wait_until("a backlog", lambda: status(m)["store"]["readings_waiting"] > waits + 100, 60)
+        waits = status(m)["store"]["readings_waiting"]
+        m.run(f"tc qdisc del dev {nic} root")
+        came(eye, "rtu01", waits, 180)
+        came(eye, "dev03", 20, 180)
+        wait_until("every number to arrive", lambda: _whole(eye, "dev03") and _whole(eye, "rtu01"), 60)
+        runs = m.run("systemctl show fieldgate -p NRestarts --value")
+        expect(runs == "0", f"the service restarted {runs} times")
+        print(f"  150 ms and 15 % loss: goes on; cut: {said['state']}, {waits} readings waited, no number missing")
+    finally:
+        slave.close()
+        eye.close()
+        m.kill()
+
+
+def full(bed):
+    """The disk fills up while the broker hangs, and is emptied again: the agent lives, says so, and
+    what it had to give up stands in the ledger."""
+    m, eye = bed.thaw(), Eye(bed.world.ports["plain"])
+    try:
+        bed.start(m)
+        came(eye, "dev03", 40)
+        bed.world.broker.send_signal(signal.SIGSTOP)
+        state = "/var/lib/fieldgate"
+        wait_until("a backlog", lambda: status(m)["store"]["readings_waiting"] > 200, 60)
+        m.run(f"dd if=/dev/zero of={state}/ballast bs=1M; dd if=/dev/zero of={state}/ballast2 bs=4k; true", 120)
+        wait_until("a word about it", lambda: "is full" in m.run("journalctl -u fieldgate --no-pager -o cat"), 60)
+        found = {f["name"]: f for f in json.loads(m.run("fieldgate doctor --json", 120, check=False)[1])}
+        expect(found["disk-space"]["result"] == "failed", f"doctor says {found['disk-space']}")
+        m.run(f"rm {state}/ballast {state}/ballast2")
+        bed.world.broker.send_signal(signal.SIGCONT)
+        came(eye, "dev03", 100, 120)
+        runs = m.run("systemctl show fieldgate -p NRestarts --value; systemctl is-active fieldgate")
+        expect(runs == "0\nactive", f"restarts, state: {runs}")
+        wait_until("the backlog to drain", lambda: status(m)["store"]["readings_waiting"] < 200, 60)
+        m.run("systemctl stop fieldgate")
+        sums = json.loads(m.run("setpriv --reuid=fieldgate --regid=fieldgate --init-groups fieldgate outbox --json"))
+        wait_until("the rest", lambda: len(eye.seen) >= sums["readings_delivered"], 30)
+        taken = sums["readings_taken"]
+        expect(taken == sums["readings_delivered"] + sums["readings_accounted"] + sums["readings_waiting"], f"{sums}")
+        lost = _missing(eye)
+        expect(lost <= sums["readings_accounted"], f"{lost} numbers are missing, the ledger has {sums['ledger']}")
+        print(f"  doctor: {found['disk-space']['found']}; {taken} taken, {sums['readings_accounted']} given up, as the ledger says")
+    finally:
+        bed.world.broker.send_signal(signal.SIGCONT)
+        eye.close()
+        m.kill()
+
+
+TESTS = {"ttys1": ttys1, "stick": stick, "memory": memory, "clock": clock, "link": link, "full": full}
