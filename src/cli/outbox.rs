@@ -115,6 +115,7 @@ mod tests {
     /// 3600 readings in an hour, in 50 kB.
     fn hour() -> Inspection {
         Inspection {
+            schema: 2,
             rows: 60,
             readings: 3600,
             bytes: 90_000,
