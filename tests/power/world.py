@@ -30,7 +30,7 @@ def listens(port):
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
-def device(name, bus, unit, uplink):
+def device(name, bus, unit, uplink, more=""):
     text = f"""
 [[device]]
 name = "{name}"
@@ -38,7 +38,7 @@ bus = "{bus}"
 unit_id = {unit}
 interval = "{PERIOD}"
 uplink = "{uplink}"
-"""
+{more}"""
     for k in range(POINTS):
         text += f'[[device.point]]\nname = "p{k}"\ntable = "holding"\naddress = {2 * k}\ntype = "uint32"\nshadow = ""\n'
     text += '[[device.point]]\nname = "limit"\ntable = "holding"\naddress = 100\ntype = "uint16"\naccess = "read-write"\n'

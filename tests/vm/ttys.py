@@ -37,7 +37,7 @@ def serial(path):
     """One more bus with one device: unit 1 behind this port."""
     return (f'\n[[bus]]\nname = "rs485"\ntransport = "serial"\npath = "{path}"\nbaud = 19200\nparity = "even"\n'
             'reconnect_min = "200ms"\nreconnect_max = "1s"\n'
-            + device("rtu01", "rs485", 1, "gateway") + 'response_timeout = "2s"\nbackoff_min = "200ms"\nbackoff_max = "1s"\n')
+            + device("rtu01", "rs485", 1, "gateway", 'response_timeout = "2s"\nbackoff_min = "200ms"\nbackoff_max = "1s"\n'))
 
 
 def status(m):
@@ -68,7 +68,7 @@ def ttys1(bed):
         bed.start(m)
         came(eye, "rtu01", 40)
         port = m.run("stty -F /dev/ttyS1 -a")
-        expect("speed 19200" in port and " parenb" in port and "-parodd" in port and "cs8" in port, port)
+        expect("speed 19200" in port and {"parenb", "-parodd", "cs8"} <= set(port.split()), port)
         user = m.run("ps -o user= -C fieldgate").strip()
         expect(user == "fieldgate", f"runs as {user}")
         rules = m.run("systemctl show fieldgate -p DevicePolicy -p DeviceAllow")
@@ -94,7 +94,8 @@ def stick(bed):
     slave = Slave(bed, m.home / "usb0.sock")
 
     def plug():
-        m.monitor("device_add", driver="usb-serial", chardev="usb0", id="stick", bus="xhci.0")
+        # Whatever socket it is put into, its serial number names it.
+        m.monitor("device_add", driver="usb-serial", chardev="usb0", id="stick", bus="xhci.0", serial="FG0001")
 
     try:
         m.run("modprobe ftdi_sio")
