@@ -81,7 +81,7 @@ impl Things {
     /// A request that came as a message.
     fn serve(&mut self, at: usize, shadow: &str, operation: Operation, payload: &[u8], by: &str, now: Now) {
         let Ok(name) = ShadowName::parse(shadow) else { return };
-        let asked = self.may(&name, operation, by).and_then(|()| Request::parse(operation, payload));
+        let asked = may(&name, operation).and_then(|()| Request::parse(operation, payload));
         let done = match asked {
             Ok(request) => return drop(self.change(at, &name, &request, by, now)),
             Err(rejected) => shadow::refuse(operation, &rejected, now.wall.0 / 1000),
@@ -112,17 +112,11 @@ impl Things {
             return refused(400, format!("no operation {operation:?} on a shadow {shadow:?}"));
         };
         let by = self.by(from);
-        let asked = self.may(&name, operation, &by).and_then(|()| Request::parse(operation, payload));
+        let asked = may(&name, operation).and_then(|()| Request::parse(operation, payload));
         match asked.and_then(|request| self.change(at, &name, &request, &by, now)) {
             Ok(said) => Answer::Said(said),
             Err(r) => rejected(r),
         }
-    }
-
-    /// Whose shadow it is: what fieldgate says of its own work nobody else writes.
-    fn may(&self, name: &ShadowName, operation: Operation, _by: &str) -> Result<(), Rejected> {
-        let own = name.as_str() == STATES && operation != Operation::Get;
-        if own { Err(Rejected::forbidden()) } else { Ok(()) }
     }
 
     /// The one door to a shadow. Everybody who may see it is told; the reply is returned.
@@ -203,3 +197,9 @@ impl Things {
 
 /// Who changed a shadow when it was the cloud's own service.
 pub(super) const CLOUD: &str = "cloud";
+
+/// Whose shadow it is: what fieldgate says of its own work nobody else writes.
+fn may(name: &ShadowName, operation: Operation) -> Result<(), Rejected> {
+    let own = name.as_str() == STATES && operation != Operation::Get;
+    if own { Err(Rejected::forbidden()) } else { Ok(()) }
+}
