@@ -222,6 +222,10 @@ impl<L: Link> App<L> {
         if let Err(e) = self.store.run(Store::close).await {
             tracing::warn!(why = %e, "the store was not closed in order; the next start makes up for it");
         }
+        let stuck = self.metrics.store.stuck.get();
+        if !stuck.is_empty() {
+            tracing::error!(why = %stuck, "what was read since nothing could be written is lost");
+        }
         ended
     }
 

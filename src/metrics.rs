@@ -90,7 +90,8 @@ pub struct BusMetrics {
 
 #[derive(Debug, Default)]
 pub struct DeviceMetrics {
-    /// `good`, or the cause for which the device is silent; empty before the first poll.
+    /// `good`, or why it is not: the cause for which it is silent, or the exception with which it
+    /// refuses everything; empty before the first poll.
     pub state: Word,
     pub polls: Counter,
     /// Polls that were due but could not be made in time.
@@ -112,6 +113,8 @@ pub struct StoreMetrics {
     /// Wall time in milliseconds of the oldest reading that waits; 0 when none does.
     pub oldest_ms: Gauge,
     pub readings_dropped: Counter,
+    /// Empty, or why nothing can be written now.
+    pub stuck: Word,
 }
 
 #[derive(Debug, Default)]

@@ -145,7 +145,10 @@ fn status_line(metrics: &Metrics) -> String {
     if dropped > 0 {
         line.push_str(&format!("; {dropped} dropped"));
     }
-    line
+    match metrics.store.stuck.get() {
+        why if why.is_empty() => line,
+        why => format!("{why}; {line}"),
+    }
 }
 
 #[cfg(test)]

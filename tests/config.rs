@@ -81,6 +81,51 @@ fn a_password_file_is_read_without_its_newline_and_others_must_not_read_it() {
 }
 
 #[test]
+fn a_password_can_be_a_credential_of_the_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fieldgate.toml");
+    let text = "[gateway]\nname = \"g\"\n[uplink]\nurl = \"mqtts://b\"\nusername = \"Bob\"\n\
+                password_file = \"credential:pw\"\n";
+    fs::write(&file, text).unwrap();
+    let check = |credentials: bool| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_fieldgate"));
+        command.args(["check", "--config"]).arg(&file).env_remove("CREDENTIALS_DIRECTORY");
+        if credentials {
+            command.env("CREDENTIALS_DIRECTORY", folder.path());
+        }
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    // By hand it cannot be seen, which is no mistake.
+    let (code, said) = check(false);
+    assert!(code == Some(0) && said.contains("LoadCredentialEncrypted=pw"), "{said}");
+    let (code, said) = check(true);
+    assert!(code == Some(64) && said.contains("/pw cannot be read"), "{said}");
+    fs::write(folder.path().join("pw"), "s3cret").unwrap();
+    let (code, said) = check(true);
+    assert!(code == Some(0) && !said.contains("s3cret"), "{said}");
+}
+
+#[test]
+fn what_is_only_not_there_yet_may_mend_itself() {
+    let check = |more: &str, expected: bool| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("fieldgate.toml");
+        let text =
+            format!("[gateway]\nname = \"g\"\n[uplink]\nurl = \"mqtts://b\"\nca = \"late.pem\"\n{more}");
+        fs::write(&file, text).unwrap();
+        let errors = load_with(&file, std::iter::empty()).unwrap_err();
+        assert_eq!(errors.may_mend(), expected, "{errors}");
+    };
+    check("", true);
+    check("certificate = \"late.crt\"\nkey = \"late.key\"\n", true);
+    check("windoww = 3\n", false);
+    let nowhere = load_with(Path::new("/nowhere/fieldgate.toml"), std::iter::empty()).unwrap_err();
+    assert!(nowhere.may_mend());
+}
+
+#[test]
 fn the_printed_configuration_holds_no_password() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fieldgate.toml");

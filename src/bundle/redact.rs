@@ -125,24 +125,27 @@ fn without(text: &str, secret: &str) -> (String, usize) {
 
 /// What looks like a secret; `true`: the first group stands before it and stays.
 static PATTERNS: LazyLock<Vec<(Regex, bool)>> = LazyLock::new(|| {
-    const WORD: &str = r"(?-u:(?i:[a-z0-9_.-]*(?:password|passwd|passphrase|secret[a-z0-9_]*_?key|secret|token|signature|pin-value|api_?key)))";
+    const WORD: &str = r"(?-u:(?i:[a-z0-9_.-]*(?:password|passwd|passphrase|pass|secret[a-z0-9_]*_?key|secret|token|signature|pin-value|api_?key)))";
     let patterns: [(String, bool); 9] = [
         (r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?-----END [A-Z0-9 ]*PRIVATE KEY-----".into(), false),
         // Without its end: it was cut, and nobody knows where the key ends.
         (r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*".into(), false),
         (r"PRIVATE KEY".into(), false),
         (r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?".into(), false),
-        (r#"(://)[^/\s"'@]+:[^/\s"'@]*@"#.into(), true),
+        // To the last @: a password may hold one, and a slash.
+        (r#"(://)[^\s"'@/:]*:[^\s"']*@"#.into(), true),
         (r"((?-u:(?i:authorization))\s*[:=]\s*)[^\n]+".into(), true),
         (r"((?-u:(?i:bearer))\s+)[A-Za-z0-9._~+/=-]{8,}".into(), true),
-        (r"((?-u:(?i:SetCredential(?:Encrypted)?))=)[^\n]+".into(), true),
+        // With the lines that it goes on in.
+        (r"((?-u:(?i:SetCredential(?:Encrypted)?))=)(?:[^\n]*\\\n)*[^\n]+".into(), true),
         // KEY=VALUE, "KEY": "VALUE", and "KEY=a value in quotes" as systemd writes variables.
         (format!(r#"({WORD}\\?"?\s*[=:]\s*)(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s,;&"'}}\])]+)"#), true),
     ];
     #[allow(clippy::expect_used, reason = "constant patterns, compiled in a test")]
     let compile = |(pattern, keeps): (String, bool)| (Regex::new(&pattern).expect("a pattern"), keeps);
     let quoted = (format!(r#"("{WORD}=)(?:[^"\\\n]|\\.)*"#), true);
-    std::iter::once(quoted).chain(patterns).map(compile).collect()
+    let single = (format!(r#"('{WORD}=)(?:[^'\\\n]|\\.)*"#), true);
+    [quoted, single].into_iter().chain(patterns).map(compile).collect()
 });
 
 #[cfg(test)]
@@ -178,9 +181,17 @@ mod tests {
             "Environment=\"FIELDGATE__UPLINK__PASSWORD=hunter two\" A=b",
             "Environment=\"FIELDGATE__UPLINK__PASSWORD=<redacted>\" A=b",
         );
+        check(
+            "Environment='FIELDGATE__UPLINK__PASSWORD=correct horse' A=b",
+            "Environment='FIELDGATE__UPLINK__PASSWORD=<redacted>' A=b",
+        );
+        check("Environment=MQTT_PASS=hunter2 A=b", "Environment=MQTT_PASS=<redacted> A=b");
+        check("SetCredential=pw:one \\\n  two\nUser=x", "SetCredential=<redacted>\nUser=x");
+        check("mqtts://bob:a/b@c@host:1 and more", "mqtts://<redacted>host:1 and more");
         check("AWS_SECRET_ACCESS_KEY=abc", "AWS_SECRET_ACCESS_KEY=<redacted>");
         check("X-Amz-Signature=0a1b&x=1", "X-Amz-Signature=<redacted>&x=1");
         check("SetCredential=gateway.key:abc def", "SetCredential=<redacted>");
+        check("https://host:8443/path to@nobody", "https://host:8443/path to@nobody");
         check("LoadCredential=gateway.key:/etc/x", "LoadCredential=gateway.key:/etc/x");
         check("mqtts://bob:pw@host:1", "mqtts://<redacted>host:1");
         check("Authorization: Bearer abcdefghijk", "Authorization: <redacted>");

@@ -283,20 +283,19 @@ impl Work {
         self.device(due.device).polls.add(1);
         self.device(due.device).polls_skipped.add(due.skipped);
         let (mut answered, mut told_good) = (false, false);
-        let mut cause = None;
+        let (mut cause, mut refusal) = (None, None);
         loop {
             let station = &mut self.stations[due.device];
             let outcome = station.step(&mut poll, &self.bus.name, &mut self.line, &self.stop).await;
             let at = self.clock.now();
             if outcome.answered && !answered {
                 answered = true;
-                let back = self.schedule.answered(due.device) == Some(Change::Back);
-                self.note_answer(due.device);
-                if back {
+                if self.schedule.answered(due.device) == Some(Change::Back) {
                     self.tell_back(due.device, at).await?;
                 }
             }
             told_good |= outcome.readings.iter().any(|r| r.measured.value().is_some());
+            refusal = refusal.or_else(|| outcome.readings.iter().find_map(refused));
             cause = outcome.cause.or(cause);
             // What a silent device does not answer was said once.
             if !outcome.readings.is_empty() && (answered || !was_silent) {
@@ -313,6 +312,9 @@ impl Work {
             self.device(due.device).last_good_ms.set(self.clock.now().as_millis());
         } else {
             self.device(due.device).polls_failed.add(1);
+        }
+        if answered {
+            self.note_answer(due.device, refusal);
         }
         if let (false, Some(cause)) = (answered, cause) {
             let gone = cause == Cause::BusGone;
@@ -385,8 +387,11 @@ impl Work {
         self.send(Observation { device: index, at, seen: Seen::Readings(readings) }).await
     }
 
-    fn note_answer(&mut self, device: usize) {
-        if !std::mem::replace(&mut self.stations[device].good, true) {
+    /// A device that has answered nothing but exceptions since the start is there, and not good.
+    fn note_answer(&mut self, device: usize, refusal: Option<Cause>) {
+        if let (0, Some(refusal)) = (self.device(device).last_good_ms.get(), refusal) {
+            self.device(device).state.set(refusal.to_string());
+        } else if !std::mem::replace(&mut self.stations[device].good, true) {
             self.device(device).state.set("good");
         }
     }
@@ -458,5 +463,13 @@ fn stranger(unit_id: u8) -> ModbusDevice {
         backoff_max: Duration::from_secs(1),
         hole_retry: Duration::ZERO,
         write_function: WriteFunction::Auto,
+    }
+}
+
+/// The exception with which a device refused a point.
+fn refused(reading: &Reading) -> Option<Cause> {
+    match &reading.measured {
+        Measured::Bad(cause @ Cause::Exception(_)) => Some(cause.clone()),
+        _ => None,
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Failure, exit, print, print_json};
+use super::{exit, print, print_json, unread};
 use crate::config::Config;
 use crate::store::audit::{self, Entry};
 
@@ -28,7 +28,7 @@ pub enum Verb {
 
 pub fn run(verb: Verb, config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let path = &config.store.path;
-    let unread = |e| Failure::new(exit::IO, format!("{}: {e}", path.display()));
+    let unread = |e| unread(path, e);
     match verb {
         Verb::Verify { head } => {
             let found = audit::verify(path, head.as_deref()).map_err(unread)?;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::print;
 use crate::config::load::load;
 use crate::config::{Config, Security};
 use crate::model::device::{Host, Protocol, TcpEndpoint, Transport};
@@ -16,23 +17,23 @@ use crate::model::device::{Host, Protocol, TcpEndpoint, Transport};
 /// The command line or the configuration was wrong (`EX_USAGE`).
 pub const EXIT_CONFIGURATION: u8 = 64;
 
-pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
+pub fn run(path: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
     match load(path) {
         Ok(config) if json => {
-            println!("{}", summary_json(&config));
-            ExitCode::SUCCESS
+            print(&format!("{}\n", summary_json(&config)))?;
+            Ok(ExitCode::SUCCESS)
         }
         Ok(config) => {
-            print!("{}", summary(&config));
-            ExitCode::SUCCESS
+            print(&summary(&config))?;
+            Ok(ExitCode::SUCCESS)
         }
         Err(errors) => {
             if json {
-                println!("{}", json!({ "ok": false, "errors": errors.0 }));
+                print(&format!("{}\n", json!({ "ok": false, "errors": errors.0 })))?;
             } else {
                 eprintln!("{errors}");
             }
-            ExitCode::from(EXIT_CONFIGURATION)
+            Ok(ExitCode::from(EXIT_CONFIGURATION))
         }
     }
 }

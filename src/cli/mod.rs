@@ -28,6 +28,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -37,6 +38,7 @@ use crate::{app, store};
 /// The exit codes, from sysexits where it has one.
 pub mod exit {
     pub const FAILED: u8 = 1;
+    pub const USAGE: u8 = 2;
     pub const CONFIG: u8 = 64;
     pub const NEWER: u8 = 65;
     pub const UNREACHABLE: u8 = 69;
@@ -149,11 +151,18 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let (config, json) = (cli.config.as_deref(), cli.json);
     match cli.verb {
-        Verb::Run => run::run(config, load(config)?),
-        Verb::Check => Ok(check::run(config, json)),
+        Verb::Run => match load(config) {
+            Err(error) if code_of(&error) == exit::IO && is_service() => {
+                let _ = writeln!(std::io::stderr(), "fieldgate: {error:#}; trying again");
+                std::thread::sleep(UNREADABLE_PAUSE);
+                Ok(ExitCode::from(exit::IO))
+            }
+            loaded => run::run(config, loaded?),
+        },
+        Verb::Check => check::run(config, json),
         Verb::Config { default } => {
             let which = if default { show_config::Which::Sample } else { show_config::Which::Merged };
-            Ok(show_config::run(config, which, json))
+            show_config::run(config, which, json)
         }
         Verb::Plan => plan::run(&load(config)?, json),
         Verb::Decode(args) => decode::run(args),
@@ -170,9 +179,20 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// A service manager starts us again at once; what a late disk needs is time, and the log room.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(10);
+
+/// Whether a service manager waits for word of us.
+fn is_service() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// The whole configuration or all of its mistakes.
 fn load(path: Option<&Path>) -> anyhow::Result<Config> {
-    crate::config::load::load(path).map_err(|errors| Failure::new(exit::CONFIG, errors.to_string()).into())
+    crate::config::load::load(path).map_err(|errors| {
+        let code = if errors.may_mend() { exit::IO } else { exit::CONFIG };
+        Failure::new(code, errors.to_string()).into()
+    })
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
@@ -184,14 +204,22 @@ fn code_of(error: &anyhow::Error) -> u8 {
             Some(app::Error::Store(error)) => Some(error),
             _ => cause.downcast_ref::<store::Error>(),
         };
-        if let Some(store::Error::Newer { .. }) = store {
-            return exit::NEWER;
+        match store {
+            Some(store::Error::Newer { .. }) => return exit::NEWER,
+            Some(_) => return exit::IO,
+            None => {}
         }
         if cause.downcast_ref::<std::io::Error>().is_some() {
             return exit::IO;
         }
     }
     exit::FAILED
+}
+
+/// What went wrong with the store at `path`, with the exit code that it has everywhere.
+fn unread(path: &Path, error: store::Error) -> Failure {
+    let code = if let store::Error::Newer { .. } = error { exit::NEWER } else { exit::IO };
+    Failure::new(code, format!("{}: {error}", path.display()))
 }
 
 /// Prints to standard output; that nobody reads it any more is no error.

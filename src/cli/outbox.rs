@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{Failure, exit, print, print_json};
+use super::{print, print_json, unread};
 use crate::config::Config;
 use crate::control::snapshot::{Stock, hours_left};
 use crate::model::time::{Clock, Timestamp};
@@ -15,7 +15,7 @@ use crate::store::inspect::{Inspection, inspect};
 
 pub fn run(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let path = &config.store.path;
-    let seen = inspect(path).map_err(|e| Failure::new(exit::IO, format!("{}: {e}", path.display())))?;
+    let seen = inspect(path).map_err(|e| unread(path, e))?;
     let bytes_max = config.store.bytes_max;
     if json {
         print_json(&to_json(&seen, bytes_max))?;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::print;
 use crate::config::Config;
 use crate::modbus::load::{BusLoad, CONVERTER_BAUD, PlannedRequest, ROUND_TRIP, of_bus};
 use crate::model::device::{Bus, Device, Host, Parity, TcpEndpoint, Transport};
@@ -11,9 +12,9 @@ use crate::model::device::{Bus, Device, Host, Parity, TcpEndpoint, Transport};
 /// Prints the plan of every bus. Warnings are part of the answer, not a failure.
 pub fn run(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     if json {
-        println!("{}", as_json(&config.buses, &config.devices));
+        print(&format!("{}\n", as_json(&config.buses, &config.devices)))?;
     } else {
-        println!("{}", as_text(&config.buses, &config.devices));
+        print(&format!("{}\n", as_text(&config.buses, &config.devices)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::check::EXIT_CONFIGURATION;
+use super::print;
 use crate::config::errors::Report;
 use crate::config::load::{DEFAULT_PATH, layers};
 use crate::config::merged::merged;
@@ -22,7 +23,7 @@ pub enum Which {
     Sample,
 }
 
-pub fn run(path: Option<&Path>, which: Which, as_json: bool) -> ExitCode {
+pub fn run(path: Option<&Path>, which: Which, as_json: bool) -> anyhow::Result<ExitCode> {
     if which == Which::Sample {
         return show(sample(), as_json, Some(SAMPLE));
     }
@@ -35,13 +36,13 @@ pub fn run(path: Option<&Path>, which: Which, as_json: bool) -> ExitCode {
     }
     match (report.finish(), merged) {
         (Ok(_), Some(merged)) => show(merged, as_json, None),
-        (Ok(_), None) => ExitCode::from(EXIT_CONFIGURATION),
+        (Ok(_), None) => Ok(ExitCode::from(EXIT_CONFIGURATION)),
         (Err(errors), _) => {
             match as_json {
-                true => println!("{}", json!({ "ok": false, "errors": errors.0 })),
+                true => print(&format!("{}\n", json!({ "ok": false, "errors": errors.0 })))?,
                 false => eprintln!("{errors}"),
             }
-            ExitCode::from(EXIT_CONFIGURATION)
+            Ok(ExitCode::from(EXIT_CONFIGURATION))
         }
     }
 }
@@ -55,7 +56,7 @@ fn sample() -> Value {
     toml::from_str(SAMPLE).unwrap_or(Value::Null)
 }
 
-fn show(document: Value, as_json: bool, text: Option<&str>) -> ExitCode {
+fn show(document: Value, as_json: bool, text: Option<&str>) -> anyhow::Result<ExitCode> {
     let printed = match (as_json, text) {
         (true, _) => serde_json::to_string_pretty(&document).map_err(|e| e.to_string()),
         (false, Some(text)) => Ok(text.to_owned()),
@@ -63,12 +64,9 @@ fn show(document: Value, as_json: bool, text: Option<&str>) -> ExitCode {
     };
     match printed {
         Ok(text) => {
-            println!("{}", text.trim_end());
-            ExitCode::SUCCESS
+            print(&format!("{}\n", text.trim_end()))?;
+            Ok(ExitCode::SUCCESS)
         }
-        Err(e) => {
-            eprintln!("the configuration cannot be printed: {e}");
-            ExitCode::FAILURE
-        }
+        Err(e) => Err(anyhow::anyhow!("the configuration cannot be printed: {e}")),
     }
 }

@@ -138,6 +138,9 @@ fn write_uplink(out: &mut String, u: &UplinkStatus) -> std::fmt::Result {
 }
 
 fn write_store(out: &mut String, s: &StoreStatus) -> std::fmt::Result {
+    if !s.stuck.is_empty() {
+        writeln!(out, "store   CANNOT BE WRITTEN: {}; polling and delivery wait", s.stuck)?;
+    }
     let (used, max) = (bytesize::ByteSize(s.bytes_used), bytesize::ByteSize(s.bytes_max));
     writeln!(
         out,

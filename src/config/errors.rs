@@ -31,6 +31,9 @@ pub struct Mistake {
     /// What would be right; may be empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub help: String,
+    /// A file could not be read: time may mend that, as when its disk is mounted late.
+    #[serde(skip)]
+    pub may_mend: bool,
 }
 
 impl fmt::Display for Mistake {
@@ -57,6 +60,13 @@ impl fmt::Display for Mistake {
 /// Every mistake of a configuration; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Errors(pub Vec<Mistake>);
+
+impl Errors {
+    /// Whether nothing is wrong but files that could not be read.
+    pub fn may_mend(&self) -> bool {
+        self.0.iter().all(|mistake| mistake.may_mend)
+    }
+}
 
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -194,6 +204,7 @@ impl Place {
                     path,
                     message,
                     help,
+                    may_mend: false,
                 }
             }
             Source::Environment { .. } => Mistake {
@@ -203,6 +214,7 @@ impl Place {
                 path,
                 message,
                 help,
+                may_mend: false,
             },
         }
     }
@@ -233,6 +245,11 @@ pub struct Report {
 impl Report {
     pub fn error(&mut self, place: &Place, key: &str, message: impl Into<String>, help: impl Into<String>) {
         self.push(place.mistake(key, message, help));
+    }
+
+    /// The file that `key` names cannot be read.
+    pub fn unreadable(&mut self, place: &Place, key: &str, message: String, help: impl Into<String>) {
+        self.push(Mistake { may_mend: true, ..place.mistake(key, message, help) });
     }
 
     /// One mistake per key: a value of a wrong type is not missing as well, and a device

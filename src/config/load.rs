@@ -161,7 +161,10 @@ fn files(path: &Path, directory: &Path, report: &mut Report) -> Vec<PathBuf> {
             files.extend(found);
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => report.push(plain_mistake(&extra, format!("cannot be read: {e}"), String::new())),
+        Err(e) => report.push(Mistake {
+            may_mend: true,
+            ..plain_mistake(&extra, format!("cannot be read: {e}"), String::new())
+        }),
     }
     files
 }
@@ -174,7 +177,8 @@ pub fn read(file: &Path, report: &mut Report) -> Option<(Arc<Source>, toml::Tabl
             let help =
                 "give the file's place with --config FILE; `fieldgate config --default` prints a sample";
             let help = if e.kind() == std::io::ErrorKind::NotFound { help } else { "" };
-            report.push(plain_mistake(file, format!("cannot be read: {e}"), help.into()));
+            let mistake = plain_mistake(file, format!("cannot be read: {e}"), help.into());
+            report.push(Mistake { may_mend: true, ..mistake });
             None
         }
     }
@@ -192,6 +196,7 @@ pub fn parse(name: &str, text: String, report: &mut Report) -> Option<(Arc<Sourc
             path: String::new(),
             message: format!("not TOML: {}", e.message().replace('\n', ", ")),
             help: String::new(),
+            may_mend: false,
         });
     }
     if !mistakes.is_empty() {
@@ -361,6 +366,7 @@ fn environment_layer(
                 path,
                 message,
                 help,
+                may_mend: false,
             }),
         }
     }
@@ -439,5 +445,6 @@ fn merged_section<T: Table>(
 
 /// A mistake about a file as a whole.
 pub fn plain_mistake(file: &Path, message: String, help: String) -> Mistake {
-    Mistake { file: file.display().to_string(), line: None, column: None, path: String::new(), message, help }
+    let file = file.display().to_string();
+    Mistake { file, line: None, column: None, path: String::new(), message, help, may_mend: false }
 }

@@ -55,6 +55,9 @@ pub struct DeviceStatus {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoreStatus {
+    /// Why nothing can be written now; absent while it can.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stuck: String,
     pub commits: u64,
     pub readings: u64,
     pub rows_waiting: u64,
@@ -131,6 +134,7 @@ fn store(config: &Config, metrics: &Metrics, uptime_s: u64) -> StoreStatus {
     let m = &metrics.store;
     let (waiting, used) = (level(m.readings_waiting.get()), level(m.bytes_used.get()));
     StoreStatus {
+        stuck: m.stuck.get(),
         commits: m.commits.get(),
         readings: m.readings.get(),
         rows_waiting: level(m.rows_waiting.get()),

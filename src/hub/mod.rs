@@ -279,24 +279,40 @@ impl Hub {
                 Ok(_) => {
                     done = end;
                     out = Arc::default();
+                    self.stuck("");
                 }
                 Err(store::Error::Busy(who)) => {
                     tracing::warn!(%who, "the store is busy; the commit is tried again");
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
                 Err(store::Error::Full) => {
-                    tracing::error!(rows = size, "the store is full; the oldest readings make room");
                     // A batch larger than all the room there can be goes in parts.
                     match self.make_room().await? {
-                        true => {}
+                        true => tracing::error!("the store is full; the oldest readings made room"),
                         false if size > 1 => size /= 2,
-                        false => tokio::time::sleep(FULL_PAUSE).await,
+                        false => {
+                            self.stuck("the disk is full");
+                            tokio::time::sleep(FULL_PAUSE).await;
+                        }
                     }
                 }
                 Err(e) => return Err(e.into()),
             }
         }
         Ok(())
+    }
+
+    /// Why nothing can be written now; empty: it can. Said when it changes.
+    fn stuck(&self, why: &'static str) {
+        let before = self.metrics.store.stuck.get();
+        if before == why {
+            return;
+        }
+        self.metrics.store.stuck.set(why);
+        match why {
+            "" => tracing::info!("the store is written again"),
+            _ => tracing::error!("{why}: nothing can be kept, so nothing is delivered, and polling waits"),
+        }
     }
 
     /// `false`: nothing was left to drop, or the file system itself is full, in which case

@@ -5,8 +5,9 @@
 //! a working identity. So nothing is ever changed in place: a file is written under another
 //! name, flushed, renamed, and the directory is flushed; `<thing>.pem` is only ever replaced
 //! by a rename. The folder is 0700 and each file 0600, both of the user who runs: anything
-//! more open is refused with what to do. The agent and the command line work on the same
-//! folder, so whoever changes it holds its lock.
+//! more open is refused with what to do. What root makes is given to the folder's owner, so
+//! that the agent can read it. The agent and the command line work on the same folder, so
+//! whoever changes it holds its lock.
 //!
 //! | file | holds |
 //! |---|---|
@@ -21,7 +22,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::CertificateDer;
@@ -47,7 +48,8 @@ pub enum Error {
     #[error("{path} is open to other users (mode {mode:04o}); run `chmod {right:04o} {path}`")]
     Open { path: PathBuf, mode: u32, right: u32 },
     #[error(
-        "{path} belongs to uid {owner}, and this is uid {own}; run it as that user, or `chown {own} {path}`"
+        "{path} belongs to uid {owner}, and this is uid {own}; run it as that user or as root, or give it to the \
+         one who runs the agent: `chown -R USER: {path}`"
     )]
     Owner { path: PathBuf, owner: u32, own: u32 },
     #[error("{0:?} is no thing name: 1 to 128 characters of a-z A-Z 0-9 : _ -")]
@@ -143,6 +145,8 @@ pub struct Lock(#[expect(dead_code, reason = "the kernel's lock lives as long as
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// User and group to whom everything is given; `None`: to whoever runs.
+    heir: Option<(u32, u32)>,
     #[cfg(test)]
     pub(super) steps: steps::Steps,
 }
@@ -153,6 +157,12 @@ impl Folder {
         match fs::symlink_metadata(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 DirBuilder::new().mode(0o700).create(path).map_err(|e| failed(path, "cannot be made", e))?;
+                if let Some((user, group)) =
+                    path.parent().and_then(|p| fs::metadata(p).ok()).and_then(|p| heir(&p))
+                {
+                    lchown(path, Some(user), Some(group))
+                        .map_err(|e| failed(path, "cannot be given away", e))?;
+                }
             }
             _ => {}
         }
@@ -160,9 +170,10 @@ impl Folder {
         if !found.is_dir() {
             return Err(failed(path, "cannot be used", io::ErrorKind::NotADirectory.into()));
         }
-        guard(path, &found, 0o700, false)?;
+        guard(path, &found, 0o700)?;
         Ok(Folder {
             path: path.to_owned(),
+            heir: heir(&found),
             #[cfg(test)]
             steps: steps::Steps::default(),
         })
@@ -177,14 +188,8 @@ impl Folder {
     pub fn lock(&self) -> Result<Lock, Error> {
         let path = self.path.join(LOCK);
         let found = fs::metadata(&self.path).map_err(|e| failed(&self.path, "cannot be looked at", e))?;
-        guard(&self.path, &found, 0o700, true)?;
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| failed(&path, "cannot be opened", e))?;
+        guard(&self.path, &found, 0o700)?;
+        let file = self.lock_file(&path).map_err(|e| failed(&path, "cannot be opened", e))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
             .map_err(|e| failed(&path, "cannot be locked", e.into()))?;
         for name in self.names()?.iter().filter(|name| name.ends_with(TEMPORARY)) {
@@ -192,6 +197,22 @@ impl Folder {
             fs::remove_file(&left).map_err(|e| failed(&left, "cannot be removed", e))?;
         }
         Ok(Lock(file))
+    }
+
+    /// A link is not followed and what is there is not given away: root works in the folder of
+    /// another user.
+    fn lock_file(&self, path: &Path) -> io::Result<File> {
+        let no_link = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
+        let mut how = OpenOptions::new();
+        how.write(true).mode(0o600).custom_flags(no_link);
+        match how.clone().create_new(true).open(path) {
+            Ok(file) => {
+                self.give(&file)?;
+                Ok(file)
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => how.open(path),
+            Err(e) => Err(e),
+        }
     }
 
     /// The things of which there is any file, sorted.
@@ -300,6 +321,7 @@ impl Folder {
             .mode(0o600)
             .open(&temporary)
             .map_err(|e| failed(&temporary, "cannot be made", e))?;
+        self.give(&file).map_err(|e| failed(&temporary, "cannot be given away", e))?;
         self.step("write", path)?;
         file.write_all(bytes).map_err(|e| failed(&temporary, "cannot be written", e))?;
         self.step("flush", path)?;
@@ -308,6 +330,11 @@ impl Folder {
         self.step("rename", path)?;
         fs::rename(&temporary, path).map_err(|e| failed(path, "cannot be renamed to", e))?;
         self.flush()
+    }
+
+    fn give(&self, file: &File) -> io::Result<()> {
+        let Some((user, group)) = self.heir else { return Ok(()) };
+        fchown(file, Some(user), Some(group))
     }
 
     fn take_away(&self, path: &Path) -> Result<(), Error> {
@@ -353,15 +380,19 @@ fn failed(path: &Path, doing: &'static str, source: io::Error) -> Error {
     Error::Io { path: path.to_owned(), doing, source }
 }
 
-/// Nobody else may read it; whoever changes it has to be its owner, so that the agent can
-/// read afterwards what the command line wrote.
-fn guard(path: &Path, found: &fs::Metadata, right: u32, changes: bool) -> Result<(), Error> {
+/// The owner of a folder, if root works in it.
+fn heir(folder: &fs::Metadata) -> Option<(u32, u32)> {
+    (rustix::process::geteuid().is_root() && folder.uid() != 0).then(|| (folder.uid(), folder.gid()))
+}
+
+/// Nobody else may read it, root aside.
+fn guard(path: &Path, found: &fs::Metadata, right: u32) -> Result<(), Error> {
     let mode = found.mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(Error::Open { path: path.to_owned(), mode, right });
     }
     let own = rustix::process::geteuid().as_raw();
-    if found.uid() != own && (changes || own != 0) {
+    if found.uid() != own && own != 0 {
         return Err(Error::Owner { path: path.to_owned(), owner: found.uid(), own });
     }
     Ok(())
@@ -375,7 +406,7 @@ pub(super) fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>, Erro
         Err(e) => return Err(failed(path, "cannot be opened", e)),
     };
     let found = file.metadata().map_err(|e| failed(path, "cannot be looked at", e))?;
-    guard(path, &found, 0o600, false)?;
+    guard(path, &found, 0o600)?;
     if found.len() > FILE_MAX {
         return Err(Error::Chain { path: path.to_owned(), why: format!("is larger than {FILE_MAX} bytes") });
     }

@@ -78,11 +78,6 @@ impl Bed {
     /// The same, and it may fail: the exit code with what it said.
     pub fn try_install(&self, deb: &Path) -> (i32, String) {
         self.copy_in(deb, "/root/fieldgate.deb");
-        if arch() != "amd64" {
-            // The emulator is a process with threads, and such a one gets no user namespace.
-            let drop_in = "/etc/systemd/system/fieldgate.service.d/emulator.conf";
-            self.write(drop_in, "[Service]\nPrivateUsers=no\n");
-        }
         let said =
             self.try_sh("DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold /root/fieldgate.deb 2>&1");
         (said.code, said.out)

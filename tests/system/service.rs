@@ -205,6 +205,42 @@ fn a_wrong_configuration_is_named_once_and_not_tried_for_ever() {
 
 #[test]
 #[ignore = "boots a system; tests/system/run does it"]
+fn a_file_that_comes_late_is_waited_for() {
+    let (bed, plant) = Plant::flowing();
+    // As on a partition that is mounted after the start.
+    bed.sh("systemctl stop fieldgate; mv /etc/fieldgate/ca.pem /root/");
+    let refused = bed.try_sh("systemctl start fieldgate");
+    assert_ne!(refused.code, 0, "{refused:?}");
+    bed.wait_journal("the file's name", "ca.pem cannot be found");
+    assert_eq!(bed.show("ExecMainStatus"), "74");
+    bed.sh("mv /root/ca.pem /etc/fieldgate/");
+    bed.wait_sh("the start by itself", "systemctl is-active fieldgate");
+    plant.wait_arrived(&bed, 4);
+    stop_and_settle(&bed, &plant, Allowed::default());
+}
+
+#[test]
+#[ignore = "boots a system; tests/system/run does it"]
+fn who_asks_is_known_by_name_and_group() {
+    let bed = Bed::boot(&super::bed::Options::default());
+    bed.installed();
+    bed.sh("useradd mara; useradd olaf; usermod -aG fieldgate mara");
+    assert_eq!(bed.try_sh("runuser -u mara -- fieldgate status").code, 0);
+    // A stranger may neither read the configuration nor ask.
+    assert_eq!(bed.try_sh("runuser -u olaf -- fieldgate status").code, 74);
+    bed.sh("cp /etc/fieldgate/fieldgate.toml /tmp/; chmod 644 /tmp/fieldgate.toml");
+    let refused = bed.try_sh("runuser -u olaf -- fieldgate status --config /tmp/fieldgate.toml");
+    assert_eq!(refused.code, 77, "{refused:?}");
+
+    // What root makes before the agent has made it is the agent's.
+    bed.sh("systemctl stop fieldgate; fieldgate identity ca --create >/dev/null");
+    let strangers = bed.sh("find /var/lib/fieldgate ! -user fieldgate");
+    assert_eq!(strangers, "");
+    bed.sh("systemctl start fieldgate");
+}
+
+#[test]
+#[ignore = "boots a system; tests/system/run does it"]
 fn the_key_can_come_encrypted_as_a_credential() {
     let plant = Plant::new();
     let bed = plant.boot(PORT);

@@ -145,7 +145,12 @@ fn remove_keeps_the_data_and_purge_removes_it_and_says_so() {
     plant.settle(Allowed::default());
     assert_ne!(bed.sh("sha256sum /var/lib/fieldgate/fieldgate.db"), store, "it went on writing");
 
+    // A data partition of its own: the folder stays, what is in it goes.
+    bed.sh("mkdir -p /run/data; mount -t tmpfs none /run/data; cp -a /var/lib/fieldgate/. /run/data/; \
+            mount --bind /run/data /var/lib/fieldgate");
     let said = bed.sh("dpkg -P fieldgate 2>&1");
+    assert_eq!(bed.sh("ls -A /run/data"), "");
+    bed.sh("umount /var/lib/fieldgate; rm -rf /var/lib/fieldgate");
     assert!(
         said.contains("removing readings, shadows, keys and certificates in /var/lib/fieldgate"),
         "{said}"

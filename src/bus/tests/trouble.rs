@@ -155,6 +155,22 @@ async fn one_bad_answer_costs_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_that_only_refuses_is_there_and_not_good() {
+    for (refused, state) in [(usize::MAX, "exception 2"), (2, "good")] {
+        let acts = std::sync::Arc::new(std::sync::Mutex::new(0));
+        let told = Rig::new(tcp(), vec![device_of(modbus(1), points([10]))])
+            .run(ms(4900))
+            .told(move |_| {
+                let mut asked = acts.lock().unwrap();
+                *asked += 1;
+                if *asked > refused { Act::Addresses } else { Act::Exception(2) }
+            })
+            .await;
+        assert_eq!(told.metrics.devices[0].state.get(), state, "{:?}", told.seen);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn retries_spare_the_poll() {
     let patient = |busy| ModbusDevice { retries: 1, busy_retries: busy, ..modbus(1) };
     check_act(rtu(), patient(0), Act::Mute, "d0 0=10").await;

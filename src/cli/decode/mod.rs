@@ -9,6 +9,7 @@ mod table;
 
 use std::process::ExitCode;
 
+use super::{exit, print};
 use crate::modbus::kind::{self, Details};
 use crate::modbus::{codec, order};
 use crate::model::reading::Measured;
@@ -55,7 +56,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Wrong arguments end with 64, as everywhere in this program.
+/// Wrong arguments end with 2, as everywhere in this program.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.json && args.registers.is_empty() {
         lines::answer_all(std::io::stdin().lock(), std::io::stdout().lock())?;
@@ -63,12 +64,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     match answer(&args) {
         Ok(text) => {
-            println!("{text}");
+            print(&format!("{text}\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(problem) => {
             eprintln!("fieldgate decode: {problem}");
-            Ok(ExitCode::from(64))
+            Ok(ExitCode::from(exit::USAGE))
         }
     }
 }

@@ -279,7 +279,7 @@ fn existing(
         Ok(_) => report.error(place, key, format!("{} is not a file", path.display()), "name a PEM file"),
         Err(e) => {
             let message = format!("{} cannot be found: {e}", path.display());
-            report.error(
+            report.unreadable(
                 place,
                 key,
                 message,
@@ -339,14 +339,28 @@ pub fn secret(
     if given.is_some() {
         report.error(place, key, format!("is given beside {key_file}"), "keep one of the two");
     }
-    let file = directory.join(file);
+    let file = match credential::name(file) {
+        None => directory.join(file),
+        Some(name) => match credential::place(file) {
+            Ok(place) => place,
+            Err(why) if !credential::is_name(name) => {
+                report.error(place, &key_file, why, "credential:NAME, of letters, digits, . _ -");
+                return None;
+            }
+            // Beside the service, as in `check`, it cannot be seen.
+            Err(why) => {
+                report.warn(place, &key_file, why);
+                return Some(String::new());
+            }
+        },
+    };
     warn_if_readable(&file, &key_file, place, report);
     match std::fs::read_to_string(&file) {
         Ok(text) => Some(text.trim_end_matches(['\n', '\r']).to_owned()),
         Err(e) => {
             let message = format!("{} cannot be read: {e}", file.display());
             let help = format!("name a text file that holds nothing but the {key}");
-            report.error(place, &key_file, message, help);
+            report.unreadable(place, &key_file, message, help);
             None
         }
     }

@@ -89,10 +89,17 @@ pub fn devices(all: &[Device]) -> Vec<Finding> {
         };
         let state = if device.state.is_empty() { "not polled yet" } else { device.state.as_str() };
         let words = format!("{state}; {since}");
-        let advice = format!(
-            "look after its power, wiring, unit id and line settings; `fieldgate read {} POINT` tries again",
-            device.name
-        );
+        let advice = match device.state.starts_with("exception") {
+            true => format!(
+                "it answers and refuses: compare table, address (from 0) and type with its manual; \
+                 `fieldgate read {} POINT` tries one",
+                device.name
+            ),
+            false => format!(
+                "look after its power, wiring, unit id and line settings; `fieldgate read {} POINT` tries again",
+                device.name
+            ),
+        };
         found.push(match good {
             0 => Finding::failed(DEVICES, &device.name, words, advice),
             _ => Finding::warning(DEVICES, &device.name, words, advice),

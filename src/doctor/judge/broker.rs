@@ -100,6 +100,13 @@ pub fn tls(place: &str, tls: &Tls, now: Timestamp) -> Finding {
 /// What mends it, by the words in which it is told.
 fn advice_for(why: &str) -> &'static str {
     const TABLE: &[(&str, &str)] = &[
+        (
+            "the same name as the one in",
+            "put the CA that the broker has now into uplink.ca; it was made anew",
+        ),
+        ("holds no PEM certificate", "put a CA certificate, in PEM, into that file"),
+        ("no usable private key", "put the private key, in PEM, into that file"),
+        ("ermission denied", "run doctor as root, or give the file to the user of the service"),
         ("unknown issuer", "put the CA that issued it into uplink.ca, if you trust it"),
         ("host name", "use the name in the certificate in uplink.url, or set uplink.server_name"),
         ("not valid yet", "set the clock"),

@@ -47,6 +47,8 @@ pub struct Thing {
     pub name: String,
     /// `None`: it has no certificate yet.
     pub dates: Result<Option<Dates>, String>,
+    /// There is a new one that no broker has accepted yet.
+    pub candidate: bool,
 }
 
 /// One finding for each thing with trouble, one for the others. `by_agent`: it renews them.
@@ -62,6 +64,11 @@ pub fn things(all: &[Thing], by_agent: bool, now: Timestamp) -> Vec<Finding> {
     for thing in all {
         let finding = match &thing.dates {
             Err(why) => Finding::failed(THINGS, &thing.name, why.as_str(), "see `fieldgate identity list`"),
+            Ok(None) if thing.candidate => {
+                let advice = "`fieldgate identity show THING` says why; of a CA of your own the broker has to know \
+                     what `fieldgate identity ca` prints";
+                Finding::warning(THINGS, &thing.name, "no broker has accepted its certificate yet", advice)
+            }
             Ok(None) => {
                 let advice = "start the agent; `fieldgate identity list` says what it waits for";
                 Finding::warning(THINGS, &thing.name, "it has no certificate yet", advice)
@@ -151,7 +158,7 @@ mod tests {
 
     #[test]
     fn things_are_summed_up_and_those_with_trouble_are_named() {
-        let thing = |name: &str, dates| Thing { name: name.into(), dates };
+        let thing = |name: &str, dates| Thing { name: name.into(), dates, candidate: false };
         let all = [
             thing("meter-1", Ok(Some(dates(-1, 100)))),
             thing("meter-2", Ok(Some(dates(-1, 90)))),
@@ -163,6 +170,9 @@ mod tests {
         assert_eq!(found[0].found, "2 certificates good; the first ends in 90 days");
         let rest: Vec<_> = found[1..].iter().map(|f| (f.subject.as_str(), f.result)).collect();
         assert_eq!(rest, [("meter-3", Failed), ("meter-4", Warning), ("meter-5", Failed)]);
+        let refused = Thing { candidate: true, ..thing("m", Ok(None)) };
+        let told = things(&[refused], true, NOW).remove(0);
+        assert!(told.found.contains("no broker has accepted") && told.result == Warning, "{told:?}");
         // Those that the agent renews may come nearer to their end.
         let near = [thing("m", Ok(Some(dates(-1, 20))))];
         assert_eq!(things(&near, true, NOW)[0].result, Fine);

@@ -68,6 +68,7 @@ mod tests {
             path: "bus[0].baud".into(),
             message: "is not a number".into(),
             help: "for instance 19200".into(),
+            may_mend: false,
         };
         let found =
             judge("f.toml", Err(&[mistake.clone(), Mistake { line: None, help: String::new(), ..mistake }]));

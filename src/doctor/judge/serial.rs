@@ -92,8 +92,8 @@ pub fn judge(port: &Port, who: &Who) -> Vec<Finding> {
         add(Finding::failed(NAME, &subject, "a login prompt waits on it", advice));
     }
     if strangers.is_empty() && port.modem_manager {
-        let advice =
-            "`systemctl disable --now ModemManager`, or a udev rule with ENV{ID_MM_DEVICE_IGNORE}=\"1\"";
+        let advice = "a udev rule with ENV{ID_MM_PORT_IGNORE}=\"1\" for this adapter (see 70-fieldgate.rules); \
+             where no modem is used, `systemctl disable --now ModemManager`";
         let words = "ModemManager runs and talks to it whenever it is plugged in";
         add(Finding::warning(NAME, &subject, words, advice));
     }
@@ -153,7 +153,9 @@ fn short(node: &str) -> &str {
 
 fn let_go(name: &str, node: &str, pid: u32) -> String {
     match name {
-        "ModemManager" => "`systemctl disable --now ModemManager`: it takes the port for a modem".into(),
+        "ModemManager" => "it takes the port for a modem: a udev rule with ENV{ID_MM_PORT_IGNORE}=\"1\" and \
+             `systemctl restart ModemManager`; where no modem is used, `systemctl disable --now ModemManager`"
+            .into(),
         "agetty" | "getty" | "login" => format!("`systemctl disable --now serial-getty@{}`", short(node)),
         "brltty" => "`apt-get remove brltty`: it takes the adapter for a braille terminal".into(),
         "fieldgate" => format!("another agent has it: `systemctl status {pid}` names its unit"),
@@ -233,7 +235,7 @@ mod tests {
         check(&|p| p.holders = held("minicom"), Failed, "minicom", "stop minicom");
         check(&|p| p.has_getty = true, Failed, "login prompt", "serial-getty@ttyUSB0");
         check(&|p| p.has_console = true, Failed, "kernel", "console=");
-        check(&|p| p.modem_manager = true, Warning, "ModemManager runs", "ID_MM_DEVICE_IGNORE");
+        check(&|p| p.modem_manager = true, Warning, "ModemManager runs", "ID_MM_PORT_IGNORE");
         check(&|p| p.brltty = true, Warning, "brltty runs", "remove brltty");
         check(&|p| p.latency_ms = Some(16), Warning, "16 ms", "latency_timer");
         check(&|p| p.rs485 = Rs485::NotSwitched, Warning, "RS-485", "remove rs485");

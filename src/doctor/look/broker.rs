@@ -89,7 +89,12 @@ fn shake(
         if Instant::now() > deadline {
             return Err(format!("the handshake was not done within {HANDSHAKE_LIMIT:?}"));
         }
-        session.complete_io(&mut stream).map_err(|e| words(&e))?;
+        session.complete_io(&mut stream).map_err(|e| match e.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                format!("what answers there does not speak TLS: it is silent for {HANDSHAKE_LIMIT:?}")
+            }
+            _ => words(&e),
+        })?;
     }
     stream.set_read_timeout(Some(ALERT_WAIT)).map_err(|e| e.to_string())?;
     let version = session.protocol_version().and_then(|v| v.as_str()).unwrap_or("TLS").replace("v1_", " 1.");

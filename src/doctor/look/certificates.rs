@@ -69,7 +69,8 @@ pub fn things(config: &Config) -> (Vec<Thing>, bool) {
     };
     let thing = |(_, s): &(usize, _)| -> Thing {
         let s: &crate::identity::subject::Subject = s;
-        Thing { name: s.thing.clone(), dates: one(&s.thing) }
+        let next = || folder.as_ref()?.as_ref().ok()?.read(&s.thing, Slot::Next).ok()?;
+        Thing { name: s.thing.clone(), dates: one(&s.thing), candidate: next().is_some() }
     };
     (subjects.iter().map(thing).collect(), by_agent)
 }

@@ -166,7 +166,8 @@ fn has_getty(root: &Root, short: &str) -> bool {
 fn is_ignored(root: &Root, found: &std::fs::Metadata) -> bool {
     let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
     let data = root.text(&format!("/run/udev/data/c{major}:{minor}")).unwrap_or_default();
-    data.lines().any(|line| line == "E:ID_MM_DEVICE_IGNORE=1")
+    // A mark of the port, as by the package's rule, or of the whole device.
+    data.lines().any(|line| ["E:ID_MM_PORT_IGNORE=1", "E:ID_MM_DEVICE_IGNORE=1"].contains(&line))
 }
 
 /// For tests and inventories: everything below `/dev/serial`.
@@ -233,7 +234,9 @@ mod tests {
         let gone = look(&root, bus, &settings("/dev/ttyUSB7"), &processes, &agent);
         assert!(gone.node.is_err());
         assert_eq!(gone.others, ["/dev/serial/by-id/usb-FTDI-if00", "/dev/ttyUSB0"]);
-        put("run/udev/data/c0:0", "E:ID_BUS=usb\nE:ID_MM_DEVICE_IGNORE=1\n");
-        assert!(!look(&root, bus, &settings("/dev/ttyUSB0"), &processes, &agent).modem_manager);
+        for mark in ["ID_MM_PORT_IGNORE", "ID_MM_DEVICE_IGNORE"] {
+            put("run/udev/data/c0:0", &format!("E:ID_BUS=usb\nE:{mark}=1\n"));
+            assert!(!look(&root, bus, &settings("/dev/ttyUSB0"), &processes, &agent).modem_manager, "{mark}");
+        }
     }
 }

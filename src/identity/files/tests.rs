@@ -184,3 +184,30 @@ fn debug_shows_no_key() {
     let secret = pair.key.pem().lines().nth(1).unwrap().to_owned();
     assert!(!format!("{pair:?}").contains(&secret));
 }
+
+/// Only root can give anything away, so elsewhere there is nothing to see.
+#[test]
+fn what_root_makes_belongs_to_the_folder_it_is_in() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    const AGENT: u32 = 4242;
+    let state = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(state.path(), Some(AGENT), Some(AGENT)).unwrap();
+    let folder = Folder::open(&state.path().join("identity")).unwrap();
+    let held = folder.lock().unwrap();
+    folder.write(&held, "m", Slot::Current, &pair("m")).unwrap();
+    for name in ["", LOCK, "m.pem"] {
+        let found = fs::metadata(folder.path().join(name)).unwrap();
+        assert_eq!((found.uid(), found.gid()), (AGENT, AGENT), "{name}");
+    }
+    drop(held);
+
+    // What the agent's user puts in the way leads nowhere else.
+    let other = state.path().join("other");
+    fs::write(&other, "").unwrap();
+    fs::remove_file(folder.path().join(LOCK)).unwrap();
+    std::os::unix::fs::symlink(&other, folder.path().join(LOCK)).unwrap();
+    assert!(folder.lock().is_err());
+    assert_eq!(fs::metadata(&other).unwrap().uid(), 0);
+}

@@ -170,6 +170,9 @@ fn certificate(why: &CertificateError) -> String {
             "is not valid for the host name in uplink.server_name".into()
         }
         CertificateError::Revoked => "is revoked".into(),
+        CertificateError::BadSignature => {
+            "is signed by another CA, which has the same name as the one in uplink.ca".into()
+        }
         other => format!("is not valid: {other}"),
     }
 }
