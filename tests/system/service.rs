@@ -233,7 +233,9 @@ fn who_asks_is_known_by_name_and_group() {
     assert_eq!(refused.code, 77, "{refused:?}");
 
     // What root makes before the agent has made it is the agent's.
+    bed.write("/etc/fieldgate/conf.d/identity.toml", "[identity]\nenroller = \"local-ca\"\n");
     bed.sh("systemctl stop fieldgate; fieldgate identity ca --create >/dev/null");
+    assert_eq!(bed.sh("stat -c %U /var/lib/fieldgate/identity*"), "fieldgate");
     let strangers = bed.sh("find /var/lib/fieldgate ! -user fieldgate");
     assert_eq!(strangers, "");
     bed.sh("systemctl start fieldgate");
