@@ -87,6 +87,7 @@ pub fn examine(path: Option<&Path>, root: &Root) -> Vec<Finding> {
     found.push(judge::store::wear(&look::agent::wear(root, &agent)));
     found.extend(certificates(&config, now));
     found.extend(service);
+    found.push(sandbox(&config, &unit));
     found.extend(agents(&agent));
     found.extend(ports(root, &config, &processes, &agent, &who));
     found.extend(endpoints(&config, &agent));
@@ -95,7 +96,7 @@ pub fn examine(path: Option<&Path>, root: &Root) -> Vec<Finding> {
 }
 
 /// What is skipped as long as the configuration is wrong.
-const NEED_CONFIGURATION: [&str; 15] = [
+const NEED_CONFIGURATION: [&str; 16] = [
     judge::store::STORE,
     judge::store::INTEGRITY,
     judge::store::ROOM,
@@ -103,6 +104,7 @@ const NEED_CONFIGURATION: [&str; 15] = [
     judge::store::WEAR,
     judge::certificates::OWN,
     judge::certificates::THINGS,
+    judge::service::SANDBOX,
     judge::agent::AGENT,
     judge::agent::DEVICES,
     judge::serial::NAME,
@@ -113,13 +115,24 @@ const NEED_CONFIGURATION: [&str; 15] = [
     judge::broker::LOGIN,
 ];
 
+fn sandbox(config: &Config, unit: &Unit) -> Finding {
+    let files = [Some(config.store.path.as_path()), config.gateway.status_socket.as_deref()];
+    let mut folders: Vec<&Path> = files.into_iter().flatten().filter_map(Path::parent).collect();
+    // Without things of their own nobody makes it.
+    if !crate::identity::plan::subjects(config).is_empty() {
+        folders.push(&config.identity.directory);
+    }
+    judge::service::sandbox(UNIT, unit, &folders)
+}
+
 fn read(path: &Path) -> Result<Arc<Config>, Errors> {
     load::load(Some(path)).map(Arc::new)
 }
 
 fn unit() -> Unit {
     let keys = "LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,WatchdogUSec,\
-                WatchdogTimestampMonotonic,MainPID,LoadCredential,LoadCredentialEncrypted";
+                WatchdogTimestampMonotonic,MainPID,LoadCredential,LoadCredentialEncrypted,ProtectSystem,\
+                StateDirectory,RuntimeDirectory,ReadWritePaths";
     let arguments = ["show", UNIT, "--property", keys];
     match look::command::ask("systemctl", &arguments, SYSTEMCTL_LIMIT, SYSTEMCTL_BYTES_MAX) {
         Ok(text) => Unit::parse(&text),

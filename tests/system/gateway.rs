@@ -54,9 +54,16 @@ fn readings_of_tcp_and_a_serial_line_reach_the_broker_and_none_is_lost_by_a_stop
     let findings = doctor(&bed);
     let wrong: Vec<_> = findings.iter().filter(|f| f["result"] == "failed").collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
-    for name in
-        ["configuration", "service", "watchdog", "agent", "certificate", "store-integrity", "broker-tls"]
-    {
+    for name in [
+        "configuration",
+        "service",
+        "watchdog",
+        "sandbox",
+        "agent",
+        "certificate",
+        "store-integrity",
+        "broker-tls",
+    ] {
         assert!(findings.iter().any(|f| f["name"] == name && f["result"] == "ok"), "{name}: {findings:#?}");
     }
 

@@ -1,12 +1,14 @@
 //! The unit as systemd has it: enabled, alive, watched. PURE.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::{count, span};
 use crate::doctor::finding::Finding;
 
 pub const SERVICE: &str = "service";
 pub const WATCHDOG: &str = "watchdog";
+pub const SANDBOX: &str = "sandbox";
 
 /// More restarts than this since the unit was started tell of trouble.
 const RESTARTS_MAX: u64 = 3;
@@ -127,6 +129,36 @@ pub fn watchdog(name: &str, unit: &Unit, up: Option<f64>) -> Finding {
     }
 }
 
+/// Whether the unit lets the agent write into its own folders. From outside they look right.
+pub fn sandbox(name: &str, unit: &Unit, folders: &[&Path]) -> Finding {
+    if let Unit::NoSystemd(why) = unit {
+        return Finding::skipped(SANDBOX, name, why.as_str());
+    }
+    if !unit.is_there() {
+        return Finding::skipped(SANDBOX, name, "there is no such unit");
+    }
+    if unit.get("ProtectSystem") != "strict" {
+        return Finding::ok(SANDBOX, name, "the unit does not keep it from writing");
+    }
+    let of = |key: &'static str, base: &'static str| {
+        unit.get(key)
+            .split_whitespace()
+            .map(move |word| Path::new(base).join(word.trim_start_matches(['-', '+'])))
+    };
+    let open: Vec<_> = of("StateDirectory", "/var/lib")
+        .chain(of("RuntimeDirectory", "/run"))
+        .chain(of("ReadWritePaths", "/"))
+        .collect();
+    match folders.iter().find(|folder| !open.iter().any(|root| folder.starts_with(root))) {
+        None => Finding::ok(SANDBOX, name, "it may write where the configuration wants it to"),
+        Some(shut) => {
+            let shut = shut.display();
+            let advice = format!("`systemctl edit {name}`: ReadWritePaths={shut} below [Service]");
+            Finding::warning(SANDBOX, name, format!("the unit does not let it write to {shut}"), advice)
+        }
+    }
+}
+
 /// systemd writes `1min`, `30s`, `1min 30s`, `infinity`, or a plain number.
 fn microseconds(text: &str) -> Option<u64> {
     if let Ok(n) = text.parse::<u64>() {
@@ -148,6 +180,25 @@ mod tests {
         let Unit::Shown(mut all) = Unit::parse(RUNS) else { unreachable!() };
         all.extend(changes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
         Unit::Shown(all)
+    }
+
+    #[test]
+    fn folders_outside_of_the_sandbox_are_named() {
+        let strict =
+            [("ProtectSystem", "strict"), ("StateDirectory", "fieldgate"), ("RuntimeDirectory", "fieldgate")];
+        let check = |more: &[(&str, &str)], folder: &str, expected: Outcome| {
+            let given = unit(&[&strict[..], more].concat());
+            let found =
+                sandbox("fieldgate.service", &given, &[Path::new("/var/lib/fieldgate"), Path::new(folder)]);
+            assert_eq!(found.result, expected, "{found:?}");
+            assert!(expected == Ok || found.found.contains(folder), "{found:?}");
+        };
+        check(&[], "/run/fieldgate", Ok);
+        check(&[], "/var/lib/fieldgate/identities", Ok);
+        check(&[], "/data/readings", Warning);
+        check(&[], "/var/lib/fieldgate2", Warning);
+        check(&[("ReadWritePaths", "/srv -/data")], "/data/readings", Ok);
+        check(&[("ProtectSystem", "no")], "/data/readings", Ok);
     }
 
     #[test]
