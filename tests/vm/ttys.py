@@ -101,6 +101,12 @@ def stick(bed):
         m.run("modprobe ftdi_sio")
         plug()
         by_id = wait_until("the stick", lambda: m.run("ls /dev/serial/by-id/* 2>/dev/null", check=False)[1], 30)
+        # The package's rules hold for a stick that is plugged in, and for one that was there before.
+        timer = "/sys/bus/usb-serial/devices/ttyUSB0/latency_timer"
+        wait_until("the latency of a new stick", lambda: m.run(f"cat {timer}") == "1", 30)
+        expect("ID_MM_PORT_IGNORE=1" in m.run("udevadm info /dev/ttyUSB0"), "ModemManager would take it")
+        m.run(f"echo 16 >{timer}; dpkg -i /root/fieldgate.deb; systemctl stop fieldgate", 240)
+        expect(m.run(f"cat {timer}") == "1", "the rules did not reach a stick that was there")
         add(m, serial(by_id))
         bed.start(m)
         came(eye, "rtu01", 20)
