@@ -37,13 +37,18 @@ pub struct Notifier {
     pub watchdog: Option<Duration>,
 }
 
+/// Whether a service manager waits for word of us.
+pub fn is_service() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 impl Notifier {
     pub fn new(plant: watch::Receiver<Arc<Plant>>) -> Notifier {
         Notifier { plant, watchdog: sd_notify::watchdog_enabled() }
     }
 
     pub async fn run(self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        if !is_service() {
             stop.cancelled().await;
             return Ok(());
         }

@@ -390,6 +390,7 @@ impl Work {
     /// A device that has answered nothing but exceptions since the start is there, and not good.
     fn note_answer(&mut self, device: usize, refusal: Option<Cause>) {
         if let (0, Some(refusal)) = (self.device(device).last_good_ms.get(), refusal) {
+            self.stations[device].good = false;
             self.device(device).state.set(refusal.to_string());
         } else if !std::mem::replace(&mut self.stations[device].good, true) {
             self.device(device).state.set("good");

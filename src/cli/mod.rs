@@ -33,7 +33,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::{app, store};
+use crate::{app, notify, store};
 
 /// The exit codes, from sysexits where it has one.
 pub mod exit {
@@ -152,7 +152,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let (config, json) = (cli.config.as_deref(), cli.json);
     match cli.verb {
         Verb::Run => match load(config) {
-            Err(error) if code_of(&error) == exit::IO && is_service() => {
+            Err(error) if code_of(&error) == exit::IO && notify::is_service() => {
                 let _ = writeln!(std::io::stderr(), "fieldgate: {error:#}; trying again");
                 std::thread::sleep(UNREADABLE_PAUSE);
                 Ok(ExitCode::from(exit::IO))
@@ -181,11 +181,6 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// A service manager starts us again at once; what a late disk needs is time, and the log room.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(10);
-
-/// Whether a service manager waits for word of us.
-fn is_service() -> bool {
-    std::env::var_os("NOTIFY_SOCKET").is_some()
-}
 
 /// The whole configuration or all of its mistakes.
 fn load(path: Option<&Path>) -> anyhow::Result<Config> {

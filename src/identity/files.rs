@@ -202,9 +202,8 @@ impl Folder {
     /// A link is not followed and what is there is not given away: root works in the folder of
     /// another user.
     fn lock_file(&self, path: &Path) -> io::Result<File> {
-        let no_link = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
         let mut how = OpenOptions::new();
-        how.write(true).mode(0o600).custom_flags(no_link);
+        how.write(true).mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
         match how.clone().create_new(true).open(path) {
             Ok(file) => {
                 self.give(&file)?;

@@ -115,6 +115,12 @@ fn a_store_of_a_newer_version_is_refused_once_and_left_alone() {
     bed.wait_journal("what to do", "written by a newer fieldgate: its schema is 99");
     assert_eq!(bed.sh(&format!("sha256sum {file}")), newer, "it was touched");
 
+    // The package of an older version cannot ask the program here, and reads the header.
+    let (code, said) = bed.try_install(&deb::other(deb::OLDER));
+    assert_ne!(code, 0, "{said}");
+    assert!(said.contains("the store has schema 99"), "{said}");
+    assert_eq!(bed.sh(&format!("sha256sum {file}")), newer, "it was touched");
+
     // Nothing is lost by it.
     assert_eq!(bed.sh(&mark(known.trim())), sum);
     bed.sh("systemctl start fieldgate");

@@ -1,7 +1,7 @@
 //! Devices that are late, mute, garbled, busy or partly broken.
 
 use super::rig::*;
-use crate::model::device::ModbusDevice;
+use crate::model::device::{ModbusDevice, Source};
 
 /// Polls two far registers back to back, of which the second is answered by `second`, and
 /// checks that no register ever shows the value of the other.
@@ -168,6 +168,20 @@ async fn a_device_that_only_refuses_is_there_and_not_good() {
             .await;
         assert_eq!(told.metrics.devices[0].state.get(), state, "{:?}", told.seen);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_refused_in_between_is_good_again() {
+    let mut mark = points([10]);
+    let Source::Register(register) = &mut mark[0].source else { unreachable!() };
+    register.transform.invalid = vec![0xFFFF];
+    // No value yet, a refusal, values.
+    let acts = std::sync::Arc::new(std::sync::Mutex::new(vec![Act::Exception(4), Act::Words(vec![0xFFFF])]));
+    let told = Rig::new(tcp(), vec![device_of(modbus(1), mark)])
+        .run(ms(3900))
+        .told(move |_| acts.lock().unwrap().pop().unwrap_or(Act::Addresses))
+        .await;
+    assert_eq!(told.metrics.devices[0].state.get(), "good", "{:?}", told.seen);
 }
 
 #[tokio::test(start_paused = true)]
